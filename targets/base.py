@@ -1,0 +1,114 @@
+"""The contract every target fulfils: build an ONNX file, open what was built, run it.
+
+This package also runs on the device itself, on Python 3.8 upwards with numpy and the target's own runtime:
+nothing here may import the pipeline, torch, or anything else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, Mapping, Optional, Protocol, Tuple
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Tensors = Mapping[str, NDArray[Any]]
+
+
+class TargetError(Exception):
+    """A build or a run that cannot go on for a reason the user can act on, in one line."""
+
+
+class NoDeviceError(TargetError):
+    """What was built cannot run on the machine asked to run it; nothing is wrong with the build."""
+
+
+@dataclass(frozen=True)
+class Int8Scheme:
+    """The int8 dialect that a runtime's kernels run fast. Data only: each value states its source where set.
+
+    `weighted` ops get a pair on the data input and one on the weight; `joined` ops (residual adds, concats,
+    pools) get one on every input, and run in int8 only if all have one. `quantize_outputs` puts a pair behind
+    each quantized op too, for runtimes whose fused kernels write int8; `quantize_bias` stores the bias as
+    int32 with scale input × weight. GEMMs with K or N below `min_gemm` stay in float.
+    """
+
+    activation: str = "uint8"  # "uint8" or "int8"
+    symmetric: bool = False  # activations: zero point fixed (0 for int8, 128 for uint8)
+    per_channel: bool = True  # weights are always symmetric int8
+    weighted: Tuple[str, ...] = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+    joined: Tuple[str, ...] = ("Add",)
+    quantize_outputs: bool = False
+    quantize_bias: bool = False
+    min_gemm: int = 1
+
+
+class Runner(Protocol):
+    """A loaded model. A call returns when every output is on the host."""
+
+    def __call__(self, feeds: Tensors, /) -> Tensors:
+        """Run one batch: input name to array in, output name to array out."""
+
+    @property
+    def inputs(self) -> Mapping[str, Tuple[int, ...]]:
+        """Input shapes by name; a dynamic dimension reads -1."""
+
+    def precision(self) -> Dict[str, int]:
+        """How many compute kernels (convolutions, matrix products) ran in each precision, e.g. {"i8": 21}.
+
+        Read from what the runtime compiled, not from what was asked for.
+        """
+
+
+@dataclass(frozen=True)
+class Target(ABC):
+    """A compiler and its runtime. Its fields are its whole configuration, given by the recipe.
+
+    The file `targets/backends/NAME.py` holds one subclass; NAME is what users type.
+    """
+
+    scheme: ClassVar[Int8Scheme]
+    uses: ClassVar[Tuple[str, ...]]  # distributions that build and run it; their versions enter cache keys
+    extra: ClassVar[Optional[str]] = None  # the edgesmith extra that installs them
+    align: ClassVar[int] = 1  # channel multiple its kernels like; pruning keeps widths at multiples of it
+
+    @classmethod
+    def name(cls) -> str:
+        """The name users type: the file's."""
+        return cls.__module__.rpartition(".")[2]
+
+    @abstractmethod
+    def build(self, onnx: Path, out: Path) -> None:
+        """Compile `onnx` into the existing, empty folder `out`. Raises TargetError."""
+
+    @abstractmethod
+    def open(self, built: Path) -> AbstractContextManager[Runner]:
+        """Load what `build` wrote. Raises NoDeviceError where this machine cannot run it."""
+
+    @abstractmethod
+    def shipped(self, built: Path) -> Tuple[Path, ...]:
+        """The files of `built` that the device needs to run the model; their bytes are its size."""
+
+    def versions(self) -> Dict[str, str]:
+        """Versions of the distributions in `uses`. Raises TargetError naming the extra for a missing one."""
+        found = {}
+        for name in self.uses:
+            try:
+                found[name] = version(name)
+            except PackageNotFoundError:
+                fix = f"'.[{self.extra}]'" if self.extra else name
+                raise TargetError(
+                    f"target {self.name()} needs the package {name}, which is not installed: pip install {fix}"
+                ) from None
+        return found
+
+    def runs_here(self) -> Optional[str]:
+        """Return None if this machine can run what it builds, else why not, in a few words."""
+        return None
+

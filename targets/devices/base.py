@@ -1,0 +1,79 @@
+"""The contract of a device: the machine where a target is built and timed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, Mapping, Tuple
+
+from targets.base import Target
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a latency depends on besides the model. Two runs compare only where their digests are equal."""
+
+    machine: str  # e.g. x86_64
+    cpu: str  # model name
+    cores: int  # that this process may use
+    features: Tuple[str, ...]  # instruction sets that matter for int8 and bf16
+    governor: str  # cpufreq governor, "unknown" where the system does not say
+    system: str  # kernel and C library
+    python: str
+    runtime: Mapping[str, str]  # distribution -> version
+    accelerator: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Sha256 over every field, canonical JSON."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How to time. One call is one inference of the batch the artifact was built with."""
+
+    samples: int = 1000  # calls timed per artifact, at least
+    rounds: int = 10  # interleaved blocks they are spread over
+    max_s: float = 60.0  # time limit of one comparison; fewer samples then, and a warning
+    seed: int = 0  # order of artifacts within each round
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one artifact did on one device. Raw; every summary is derived from `blocks_ns`."""
+
+    blocks_ns: Tuple[Tuple[int, ...], ...]  # one tuple of call times per round
+    warmup_ns: Tuple[int, ...]
+    load_s: float
+    memory_peak_bytes: int  # peak resident set of the process that ran it
+    precision: Mapping[str, int]  # kernels per precision, as Runner.precision
+    warnings: Tuple[str, ...] = field(default=())
+
+
+class Device(ABC):
+    """Where a target is built and timed. `targets/devices/NAME.py` holds one subclass."""
+
+    name: str
+
+    @abstractmethod
+    def fingerprint(self, target: Target) -> Fingerprint:
+        """Describe this device and the runtime `target` uses on it."""
+
+    @abstractmethod
+    def build(self, target: Target, onnx: Path, out: Path) -> None:
+        """Compile on the device; the result ends up in the local folder `out`."""
+
+    @abstractmethod
+    def infer(self, target: Target, built: Path, feeds: Path, out: Path) -> None:
+        """Run every sample of the `.npz` file `feeds` (input name -> `(n, ...)`) through the artifact.
+
+        Writes the outputs, concatenated over samples in order, to the `.npz` file `out`.
+        """
+
+    @abstractmethod
+    def measure(
+        self, target: Target, built: Mapping[str, Path], feeds: Path, timing: Timing
+    ) -> Dict[str, Measurement]:
+        """Time artifacts against each other: fresh process each, interleaved blocks in random order."""
