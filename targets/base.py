@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict, Mapping, Optional, Protoc
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    import numpy as np
     from numpy.typing import NDArray
+
+    from targets.devices.base import Fingerprint
 
     Tensors = Mapping[str, NDArray[Any]]
 
@@ -36,7 +37,7 @@ class Int8Scheme:
     `weighted` ops get a pair on the data input and one on the weight; `joined` ops (residual adds, concats,
     pools) get one on every input, and run in int8 only if all have one. `quantize_outputs` puts a pair behind
     each quantized op too, for runtimes whose fused kernels write int8; `quantize_bias` stores the bias as
-    int32 with scale input × weight. GEMMs with K or N below `min_gemm` stay in float.
+    int32 with scale input * weight. GEMMs with K or N below `min_gemm` stay in float.
     """
 
     activation: str = "uint8"  # "uint8" or "int8"
@@ -76,6 +77,7 @@ class Target(ABC):
     scheme: ClassVar[Int8Scheme]
     uses: ClassVar[Tuple[str, ...]]  # distributions that build and run it; their versions enter cache keys
     extra: ClassVar[Optional[str]] = None  # the edgesmith extra that installs them
+    remote: ClassVar[bool] = False  # built only on a device of its own kind, never on the machine at hand
     align: ClassVar[int] = 1  # channel multiple its kernels like; pruning keeps widths at multiples of it
 
     @classmethod
@@ -104,7 +106,7 @@ class Target(ABC):
             except PackageNotFoundError:
                 fix = f"'.[{self.extra}]'" if self.extra else name
                 raise TargetError(
-                    f"target {self.name()} needs the package {name}, which is not installed: pip install {fix}"
+                    f"target {self.name()} needs {name}, which is not installed: pip install {fix}"
                 ) from None
         return found
 
@@ -112,3 +114,6 @@ class Target(ABC):
         """Return None if this machine can run what it builds, else why not, in a few words."""
         return None
 
+    def is_native(self, device: Fingerprint) -> bool:
+        """Whether `device` is the kind of machine this target is for; elsewhere latencies are a proxy."""
+        return True

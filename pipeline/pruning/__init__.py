@@ -1,0 +1,13 @@
+"""Structured pruning: channels that go together are found on the graph, cut, and the cut is proved.
+
+result = prune(model, example_inputs, ratio=0.5, criterion="l1", round_to=8, ignore=("head",))
+result.plan.save("plan.json")
+same = Plan.load("plan.json").apply(fresh_model)
+"""
+
+from pipeline.pruning.counters import Counts, count
+from pipeline.pruning.engine import PruneResult, Settings, prune
+from pipeline.pruning.plan import Plan, replay
+from pipeline.pruning.verify import Proof
+
+__all__ = ["Counts", "Plan", "Proof", "PruneResult", "Settings", "count", "prune", "replay"]

@@ -1,0 +1,1 @@
+"""One kind of device per file; the file's name is what users type."""

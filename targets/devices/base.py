@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Dict, Mapping, Tuple
+from typing import Callable, Dict, Mapping, Tuple
 
 from targets.base import Target
+
+Contestant = Tuple[Target, Path]  # what was built, and the target that built it
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,13 @@ class Fingerprint:
     system: str  # kernel and C library
     python: str
     runtime: Mapping[str, str]  # distribution -> version
-    accelerator: str = ""
+    accelerator: str = ""  # name of the GPU or of the Jetson module, "" for none
 
     @property
     def digest(self) -> str:
         """Sha256 over every field, canonical JSON."""
-        raise NotImplementedError
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,13 @@ class Device(ABC):
 
     @abstractmethod
     def measure(
-        self, target: Target, built: Mapping[str, Path], feeds: Path, timing: Timing
+        self,
+        built: Mapping[str, Contestant],
+        feeds: Path,
+        timing: Timing,
+        on_round: Callable[[], object] = lambda: None,
     ) -> Dict[str, Measurement]:
-        """Time artifacts against each other: fresh process each, interleaved blocks in random order."""
+        """Time artifacts against each other: fresh process each, interleaved blocks in random order.
+
+        Each comes with its target, as the same runtime may be set up differently. `on_round` is called after
+        each round."""

@@ -1,0 +1,1 @@
+"""Importance criteria: one file each, found by its name."""

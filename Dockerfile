@@ -1,0 +1,22 @@
+# docker build -t edgesmith . && docker run --rm -v "$PWD/artifacts:/work/artifacts" edgesmith deploy TARGET=cpu
+FROM python:3.11-slim-bookworm
+
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends make git curl ca-certificates \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 1000 edgesmith \
+    && install --directory --owner edgesmith /work
+
+USER edgesmith
+WORKDIR /work
+ENV PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
+
+# the environment first: it changes less often than the code
+COPY --chown=edgesmith pyproject.toml constraints.txt Makefile README.md LICENSE ./
+RUN mkdir pipeline calibration targets && make install
+
+COPY --chown=edgesmith . .
+RUN touch .venv/.ready
+
+ENTRYPOINT ["make"]
+CMD ["deploy"]

@@ -1,0 +1,73 @@
+# edgesmith. `make help` says what there is; every target does its own set-up.
+TARGET ?= cpu
+RECIPE ?= recipes/fashion_resnet20.yaml
+DEVICE ?=
+OUT    ?= artifacts
+SET    ?=
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+# Where torch comes from. Its plain name brings gigabytes of CUDA packages on most machines, so without a GPU
+# the index of CPU builds is taken where it can be reached; set TORCH_INDEX= (empty) for the plain name.
+CPU_INDEX   := https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null || { curl -fsI -m 5 -o /dev/null $(CPU_INDEX)/torch/ 2>/dev/null && echo $(CPU_INDEX); })
+TORCH       := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
+
+# TensorRT: the full one where there is a GPU, ahead-of-time engines for RTX GPUs where there is none.
+EXTRA_gpu := $(shell command -v nvidia-smi >/dev/null && echo tensorrt || echo rtx)
+EXTRA     := $(EXTRA_$(TARGET))
+
+.DEFAULT_GOAL := help
+.PHONY: help install deploy plan test lint type bench checkpoint docker clean
+.DELETE_ON_ERROR:
+
+help: ## what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo "  variables    TARGET=cpu|mobile|gpu|jetson RECIPE=… DEVICE=local|none OUT=… SET='key=value …' TORCH_INDEX=…"
+
+install: $(VENV)/.ready ## the virtual environment, pinned versions, the package editable
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.ready-%: $(VENV)/.ready
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	@touch $@
+
+READY = $(VENV)/.ready $(if $(EXTRA),$(VENV)/.ready-$(EXTRA))
+FLAGS = --target $(TARGET) $(if $(DEVICE),--device '$(DEVICE)') $(foreach s,$(SET),--set '$(s)')
+
+deploy: $(READY) ## run a recipe for a target: OUT/<recipe>/<target>/
+	@$(BIN)/edgesmith deploy '$(RECIPE)' $(FLAGS) --out '$(OUT)'
+
+plan: $(READY) ## what deploy would run, and why
+	@$(BIN)/edgesmith plan '$(RECIPE)' $(FLAGS)
+
+test: $(VENV)/.ready ## the tests
+	$(BIN)/pytest
+
+lint: $(VENV)/.ready ## style, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+type: $(VENV)/.ready ## mypy --strict
+	$(BIN)/mypy
+
+bench: $(VENV)/.ready ## the worked example on every target that runs here, from an empty store
+	$(BIN)/python benchmarks/deploy.py --json benchmarks/results/deploy.json
+
+checkpoint: $(VENV)/.ready ## train the built-in checkpoint anew (about half an hour on 2 cores with AMX)
+	$(BIN)/edgesmith finetune recipes/train_fashion_resnet20.yaml --out $(OUT)/fashion_resnet20
+
+docker: ## the image that runs `make deploy`
+	docker build --tag edgesmith .
+
+clean: ## everything that was made here
+	rm -rf $(VENV) .edgesmith $(OUT) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,272 @@
+"""Reading and rewriting ONNX graphs: who makes and who reads a tensor, constants, batch-norm folding."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    helper,
+    numpy_helper,
+    shape_inference,
+)
+
+from calibration.errors import CalibrationError
+
+
+@dataclass(frozen=True)
+class Index:
+    """Who makes and who reads each tensor of a graph, as it was when indexed."""
+
+    constants: Mapping[str, TensorProto]  # initializers
+    producer: Mapping[str, NodeProto]
+    readers: Mapping[str, tuple[NodeProto, ...]]  # one entry per node, in graph order
+    outputs: frozenset[str]
+    inner: frozenset[str]  # names that the bodies of If, Loop and Scan mention
+
+    def only_reader(self, tensor: str) -> NodeProto | None:
+        """Return the node that alone reads `tensor`; None if others do, or the caller of the model."""
+        nodes = self.readers.get(tensor, ())
+        seen_outside = tensor in self.outputs or tensor in self.inner
+        return nodes[0] if len(nodes) == 1 and not seen_outside else None
+
+
+class Names:
+    """Hands out names that no tensor or node of a graph has yet."""
+
+    def __init__(self, graph: GraphProto) -> None:
+        self._taken = set(_inner_names(graph)) | {t.name for t in graph.initializer}
+        self._taken |= {value.name for value in (*graph.input, *graph.output)}
+        for node in graph.node:
+            self._taken.update((node.name, *node.input, *node.output))
+
+    def fresh(self, wanted: str) -> str:
+        """Return `wanted`, numbered if it is taken; it is taken from now on."""
+        name, n = wanted, 1
+        while name in self._taken:
+            name, n = f"{wanted}_{n}", n + 1
+        self._taken.add(name)
+        return name
+
+
+def index(graph: GraphProto) -> Index:
+    """Index `graph`. Later edits of the graph do not show."""
+    readers: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in dict.fromkeys(node.input):
+            readers.setdefault(name, []).append(node)
+    return Index(
+        constants={tensor.name: tensor for tensor in graph.initializer},
+        producer={name: node for node in graph.node for name in node.output if name},
+        readers={name: tuple(nodes) for name, nodes in readers.items()},
+        outputs=frozenset(value.name for value in graph.output),
+        inner=frozenset(_inner_names(graph)),
+    )
+
+
+def load_model(path: Path, weights: bool = True) -> ModelProto:
+    """Read an ONNX file; without `weights`, external data stays where it is.
+
+    Raises CalibrationError if it is missing or not ONNX.
+    """
+    try:
+        model = onnx.load(path, load_external_data=weights)
+    except FileNotFoundError as error:
+        raise CalibrationError(f"{path}: no such model, or its external data is missing: {error}") from None
+    except DecodeError:
+        raise CalibrationError(f"{path}: not an ONNX file; export the model with torch.onnx.export") from None
+    if not model.graph.node:
+        raise CalibrationError(f"{path}: the ONNX graph has no nodes; export the model again")
+    return model
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """Attribute values of `node` by name; absent ones are absent."""
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def label(node: NodeProto) -> str:
+    """What to call `node` in a report: its name, or its first output's where it has none."""
+    return str(node.name or node.output[0])
+
+
+def activations(graph: GraphProto) -> list[str]:
+    """Tensors that depend on the graph's inputs, in the order they are computed, inputs first."""
+    constants = {tensor.name for tensor in graph.initializer}
+    found = [value.name for value in graph.input if value.name not in constants]
+    live = set(found)
+    for node in graph.node:
+        if live.intersection(node.input) or live.intersection(_mentioned(node)):
+            made = [name for name in node.output if name]
+            live.update(made)
+            found.extend(made)
+    return found
+
+
+def digest(model: ModelProto) -> str:
+    """Sha256 over what the model computes: nodes, attributes, weights, input and output names.
+
+    Metadata, doc strings, node names and recorded shapes do not count.
+    """
+    h = hashlib.sha256()
+    for value in (*model.graph.input, *model.graph.output):
+        h.update(f"value {value.name}\n".encode())
+    for opset in sorted(model.opset_import, key=lambda o: o.domain):
+        h.update(f"opset {opset.domain} {opset.version}\n".encode())
+    for node in model.graph.node:
+        h.update(repr((node.domain, node.op_type, list(node.input), list(node.output))).encode())
+        for attribute in sorted(node.attribute, key=lambda a: a.name):
+            h.update(attribute.SerializeToString(deterministic=True))
+    for tensor in sorted(model.graph.initializer, key=lambda t: t.name):
+        h.update(repr((tensor.name, tensor.data_type, list(tensor.dims))).encode())
+        h.update(tensor.raw_data or numpy_helper.to_array(tensor).tobytes())
+    return h.hexdigest()
+
+
+def copy_with_constants_lifted(model: ModelProto) -> ModelProto:
+    """Return a copy of `model` whose `Constant` nodes are initializers, so that weights are in one place."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    lifted = [(node, _constant_value(node)) for node in copy.graph.node if node.op_type == "Constant"]
+    for node, value in lifted:
+        if value is not None:
+            value.name = node.output[0]
+            copy.graph.initializer.append(value)
+            copy.graph.node.remove(node)
+    return copy
+
+
+def drop_unread_initializers(graph: GraphProto) -> None:
+    """Remove, in place, initializers that nothing reads any more."""
+    found = index(graph)
+    kept = [t for t in graph.initializer if {t.name} & (found.readers.keys() | found.inner | found.outputs)]
+    dropped = found.constants.keys() - {t.name for t in kept}
+    inputs = [value for value in graph.input if value.name not in dropped]
+    for field, rest in ((graph.initializer, kept), (graph.input, inputs)):
+        copies = [type(item).FromString(item.SerializeToString()) for item in rest]
+        del field[:]
+        field.extend(copies)
+
+
+def fold_batch_norm(model: ModelProto) -> ModelProto:
+    """Return a copy in which each BatchNormalization right behind a Conv is part of that Conv.
+
+    With `g = gamma / sqrt(variance + epsilon)` per output channel, weights become `w·g` and biases
+    `(b - mean)·g + beta`, computed in float64. The Conv takes over the name of the normalization's output.
+    Weights that others read too are copied, not changed.
+    """
+    folded = copy_with_constants_lifted(model)
+    graph = folded.graph
+    for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
+        found = index(graph)
+        conv = found.producer.get(norm.input[0])
+        if conv is not None and _foldable(conv, norm, found):
+            _fold(graph, conv, norm, found)
+    drop_unread_initializers(graph)
+    return folded
+
+
+def pool_spatial_means(model: ModelProto) -> ModelProto:
+    """Return a copy in which a ReduceMean over all of H and W, kept as 1 × 1, is a GlobalAveragePool.
+
+    torch exports adaptive average pooling as the former; int8 kernels exist for the latter.
+    """
+    pooled = copy_with_constants_lifted(model)
+    graph = shape_inference.infer_shapes(pooled).graph
+    ranks = {
+        v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.input, *graph.value_info, *graph.output)
+    }
+    constants = index(pooled.graph).constants
+    for node in pooled.graph.node:
+        rank = ranks.get(node.input[0], 0) if node.op_type == "ReduceMean" else 0
+        given = attributes(node)
+        stored = constants.get(node.input[1]) if len(node.input) > 1 else None
+        axes = given.get("axes", []) if stored is None else numpy_helper.to_array(stored).tolist()
+        if rank > 2 and given.get("keepdims", 1) and {a % rank for a in axes} == set(range(2, rank)):
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:], node.attribute[:]
+    drop_unread_initializers(pooled.graph)
+    return pooled
+
+
+def _foldable(conv: NodeProto, norm: NodeProto, found: Index) -> bool:
+    constant = [*conv.input[1:], *norm.input[1:]]
+    return (
+        conv.op_type == "Conv"
+        and found.only_reader(conv.output[0]) is not None
+        and all(name in found.constants for name in constant if name)
+        and not attributes(norm).get("training_mode", 0)
+    )
+
+
+def _fold(graph: GraphProto, conv: NodeProto, norm: NodeProto, found: Index) -> None:
+    arrays = [numpy_helper.to_array(found.constants[name]).astype(np.float64) for name in norm.input[1:]]
+    gamma, beta, mean, variance = arrays
+    weight = numpy_helper.to_array(found.constants[conv.input[1]])
+    gain = gamma / np.sqrt(variance + attributes(norm).get("epsilon", 1e-5))
+    bias_name = conv.input[2] if len(conv.input) > 2 else ""
+    bias = numpy_helper.to_array(found.constants[bias_name]) if bias_name else np.zeros(len(gain))
+    scaled = weight * gain.reshape(-1, *[1] * (weight.ndim - 1))
+    names = (
+        _own(graph, found, conv.input[1], scaled.astype(weight.dtype)),
+        _own(graph, found, bias_name or norm.input[2], ((bias - mean) * gain + beta).astype(weight.dtype)),
+    )
+    inputs = [conv.input[0], *names]
+    del conv.input[:]
+    conv.input.extend(inputs)
+    conv.output[0] = norm.output[0]
+    graph.node.remove(norm)
+
+
+def _own(graph: GraphProto, found: Index, name: str, value: NDArray[Any]) -> str:
+    """Store `value` under `name`, or under a new name if more than one node reads that constant."""
+    tensor = found.constants[name]
+    if found.only_reader(name) is None:
+        name = Names(graph).fresh(f"{name}_folded")
+        tensor = graph.initializer.add()
+    tensor.CopyFrom(numpy_helper.from_array(value, name))
+    return name
+
+
+def _constant_value(node: NodeProto) -> TensorProto | None:
+    (attribute,) = node.attribute
+    if attribute.type == AttributeProto.TENSOR:
+        copy = TensorProto()
+        copy.CopyFrom(attribute.t)
+        return copy
+    value = helper.get_attribute_value(attribute)
+    if attribute.type in (AttributeProto.FLOAT, AttributeProto.FLOATS):
+        return numpy_helper.from_array(np.asarray(value, np.float32))
+    if attribute.type in (AttributeProto.INT, AttributeProto.INTS):
+        return numpy_helper.from_array(np.asarray(value, np.int64))
+    return None
+
+
+def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _mentioned(node: NodeProto) -> Iterator[str]:
+    for graph in _subgraphs(node):
+        for inner in graph.node:
+            yield from inner.input
+            yield from _mentioned(inner)
+        yield from (value.name for value in graph.output)
+
+
+def _inner_names(graph: GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        yield from _mentioned(node)

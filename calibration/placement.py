@@ -1,0 +1,148 @@
+"""Where QuantizeLinear/DequantizeLinear pairs go in a float ONNX model, given a target's int8 scheme."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnx import ModelProto, NodeProto, TensorProto, shape_inference
+
+from calibration.errors import CalibrationError
+from calibration.graph import Index, copy_with_constants_lifted, index, label
+from calibration.qdq import write_pairs
+from calibration.ranges import Ranges
+from calibration.scheme import Scheme
+
+__all__ = ["Placement", "Scheme", "place"]
+
+# Kernels compute these on their accumulator, before it is rounded: a pair between would only lose accuracy.
+FUSED = frozenset({"Relu", "Clip"})
+# Per-channel QuantizeLinear came with it.
+LEAST_OPSET = 13
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A model with its pairs, and what became of each op that the scheme names, by node name."""
+
+    model: ModelProto
+    quantized: tuple[str, ...]
+    skipped: Mapping[str, str]  # node -> why it stays in float
+
+
+def place(model: ModelProto, ranges: Ranges, scheme: Scheme) -> Placement:
+    """Return a copy of the float `model` in int8: pairs on activations, weights stored as int8.
+
+    A tensor gets one pair, which all of its readers share. Inputs and outputs of the model stay float.
+    Fold batch norms first (`graph.fold_batch_norm`): a pair would part them from their convolution.
+
+    Raises CalibrationError if `ranges` are of another model, lack a tensor, or the model cannot take pairs.
+    """
+    _check(model, scheme)
+    ranges.require(model)
+    copy = copy_with_constants_lifted(model)
+    found = index(copy.graph)
+    floats = _floats(copy, ranges)
+    taken: list[NodeProto] = []
+    skipped: dict[str, str] = {}
+    for node in copy.graph.node:
+        if not floats.intersection(node.input) or node.op_type not in (*scheme.weighted, *scheme.joined):
+            continue
+        reason = _refusal(node, found, floats, scheme)
+        if reason:
+            skipped[label(node)] = reason
+        else:
+            taken.append(node)
+    with_weights = frozenset(node.output[0] for node in taken if _weight(node, found, scheme))
+    write_pairs(copy.graph, ranges.of(_tensors(taken, found, floats, scheme)), with_weights, scheme)
+    return Placement(copy, tuple(label(node) for node in taken), skipped)
+
+
+def _check(model: ModelProto, scheme: Scheme) -> None:
+    opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
+    if opset < LEAST_OPSET:
+        raise CalibrationError(
+            f"the model has opset {opset}; int8 needs {LEAST_OPSET} or later:"
+            " export it again, or use onnx.version_converter"
+        )
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        raise CalibrationError("the model has QuantizeLinear nodes already: give the float model")
+    if scheme.activation not in ("uint8", "int8"):
+        raise CalibrationError(f"the scheme's activation is {scheme.activation!r}: use 'uint8' or 'int8'")
+
+
+def _floats(model: ModelProto, ranges: Ranges) -> set[str]:
+    """Activations of type float32; where the type cannot be inferred, those that were observed."""
+    graph = shape_inference.infer_shapes(model).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    values = (*graph.input, *graph.value_info, *graph.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    known = {name for name, elem_type in types.items() if elem_type == TensorProto.FLOAT}
+    untyped = {name for name in ranges.tensors if not types.get(name)}
+    return (known | untyped) - constants
+
+
+def _weight(node: NodeProto, found: Index, scheme: Scheme) -> TensorProto | None:
+    """The constant second input of an op that has weights."""
+    return found.constants.get(node.input[1]) if node.op_type in scheme.weighted else None
+
+
+def _tensors(taken: list[NodeProto], found: Index, floats: set[str], scheme: Scheme) -> list[str]:
+    """The tensors that get a pair."""
+    tensors: dict[str, None] = {}
+    for node in taken:
+        inputs = node.input[:1] if _weight(node, found, scheme) else node.input
+        tensors |= dict.fromkeys(name for name in inputs if name in floats)
+    if scheme.quantize_outputs:
+        tensors |= dict.fromkeys(out for node in taken if (out := _written(node, found)))
+    else:
+        for name in _accumulated(taken, found, scheme):
+            tensors.pop(name)
+    return list(tensors)
+
+
+def _accumulated(taken: list[NodeProto], found: Index, scheme: Scheme) -> list[str]:
+    """Inputs of residual adds that stay on the accumulator of the kernel that makes them: one for each add.
+
+    The kernel of a convolution adds the other input before it rounds, if nothing stands between; a pair there
+    would cost accuracy, and a kernel of its own for the add.
+    """
+    adds = {node.output[0] for node in taken if node.op_type == "Add"}
+    last: dict[str, str] = {}  # add -> its input that is computed last
+    for node in taken:
+        reader = found.only_reader(node.output[0])
+        if reader is not None and reader.output[0] in adds and _weight(node, found, scheme):
+            last[reader.output[0]] = node.output[0]
+    return list(last.values())
+
+
+def _written(node: NodeProto, found: Index) -> str | None:
+    """The tensor that the kernel of `node` writes, fused activation included; None for a model output."""
+    name: str = node.output[0]
+    while (reader := found.only_reader(name)) is not None and reader.op_type in FUSED:
+        name = reader.output[0]
+    return None if name in found.outputs else name
+
+
+def _refusal(node: NodeProto, found: Index, floats: set[str], scheme: Scheme) -> str | None:
+    """Why `node`, which the scheme names and which reads a float activation, stays in float."""
+    weight = _weight(node, found, scheme)
+    if node.op_type in scheme.joined or (node.op_type == "MatMul" and weight is None):
+        constant = [name for name in node.input if _is_float(found.constants.get(name))]
+        return f"its input {constant[0]!r} is a constant" if constant else None
+    if weight is None:
+        return "its weight is computed, not stored"
+    if node.input[0] not in floats:
+        return "its data input is a constant"
+    if not _is_float(weight):
+        return f"its weight is {TensorProto.DataType.Name(weight.data_type).lower()}, not float32"
+    return _too_small(weight, scheme.min_gemm) if node.op_type in ("Gemm", "MatMul") else None
+
+
+def _too_small(weight: TensorProto, least: int) -> str | None:
+    if len(weight.dims) < 2:
+        return "its weight is a vector"
+    small, large = sorted(weight.dims[-2:])
+    return f"its weight is {small} × {large}, under the least size {least}" if small < least else None
+
+
+def _is_float(tensor: TensorProto | None) -> bool:
+    return tensor is not None and tensor.data_type == TensorProto.FLOAT

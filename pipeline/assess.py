@@ -1,0 +1,203 @@
+"""After every stage: build what would ship, measure it on the device, and decide whether it goes on."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.checkpoint import Info
+from pipeline.core import PREVIOUS, Done
+from pipeline.fingerprint import of_file
+from pipeline.lowering import lowered_files
+from pipeline.measure import Meter
+from pipeline.recipe import Recipe
+from pipeline.report.schema import (
+    DeviceInfo,
+    Interval,
+    Latency,
+    Precision,
+    Proportion,
+    StageReport,
+    Verdict,
+)
+from pipeline.stages.compile import MODEL
+from pipeline.store import Artifact
+from pipeline.verdict import Evidence, judge
+from targets import stats
+from targets.base import Target
+from targets.devices.base import Measurement
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a stage would ship, built."""
+
+    stage: str
+    artifact: Artifact
+    meter: Meter
+    path: Path
+    origin: str  # hash of the ONNX file it was built from
+    digest: str
+    size: int
+    metrics: dict[str, Proportion]
+
+    @property
+    def contestant(self) -> tuple[Target, Path]:
+        """What a race needs of it."""
+        return self.meter.target, self.path
+
+
+@dataclass
+class Assessor:
+    """Collects a row per stage; `on_done` is what the engine calls."""
+
+    meter: Meter
+    recipe: Recipe
+    proxy: bool
+    rows: list[StageReport] = field(default_factory=list)
+    _builds: list[Built] = field(default_factory=list)
+    _good: Built | None = None  # the last result that was no regression
+
+    def on_done(self, done: Done) -> Artifact:
+        """Measure a stage's result; return it, or the one that goes on in its place."""
+        built = self._build(done)
+        source = self._builds[0] if self._builds else built
+        good = self._good or built
+        twin = next((b for b in self._builds if b.digest == built.digest), None)
+        if twin is not None:
+            row = self._twin_row(done, built, twin)
+        else:
+            row = self._measured_row(done, built, source, good)
+        self.rows.append(row)
+        self._builds.append(built)
+        if row.verdict.rejected:
+            return good.artifact
+        if row.verdict.kind not in ("slower", "inaccurate"):
+            self._good = built
+        return done.artifact
+
+    @property
+    def shipped(self) -> str:
+        """The stage whose result is in the last artifact."""
+        last = self._builds[-1]
+        return next(b.stage for b in self._builds if b.origin == last.origin)
+
+    def _build(self, done: Done) -> Built:
+        meter = self.meter if self._builds else self.meter.in_float32()
+        folder = done.artifact.path
+        path = folder / MODEL
+        if path.is_dir():
+            onnx = done.inputs[PREVIOUS].path / "model.onnx"
+        else:
+            onnx = meter.lower(*lowered_files(folder))
+            path = meter.build(onnx).path
+        metrics = {} if meter.why_not else self._metrics(meter, path)
+        return Built(
+            done.stage.name(),
+            done.artifact,
+            meter,
+            path,
+            of_file(onnx),
+            meter.digest(path),
+            meter.size(path),
+            metrics,
+        )
+
+    def _metrics(self, meter: Meter, path: Path) -> dict[str, Proportion]:
+        found = {name: Proportion(**m) for name, m in meter.metrics(path, "test").items()}
+        primary = meter.task.primary
+        found[f"validation_{primary}"] = Proportion(**meter.metrics(path, "validation")[primary])
+        return found
+
+    def _measured_row(self, done: Done, built: Built, source: Built, good: Built) -> StageReport:
+        if built.meter.why_not:
+            return self._row(done, built, self._verdict(built, source, good, None), {})
+        contestants = {b.stage: b.contestant for b in (source, good, built)}
+        race = built.meter.race(contestants)
+        mine = race[built.stage]
+        seed = self.meter.timing.seed
+        speedup = _ratio(race[source.stage], mine, seed) if source is not built else None
+        ratio = _ratio(mine, race[good.stage], seed) if good is not built else None
+        fields = {
+            "latency": latency(mine),
+            "speedup": speedup,
+            "ratio_to_previous": ratio,
+            "memory_peak_bytes": mine.memory_peak_bytes,
+            "ran": dict(mine.precision),
+            "warnings": mine.warnings,
+        }
+        return self._row(done, built, self._verdict(built, source, good, ratio), fields)
+
+    def _verdict(self, built: Built, source: Built, good: Built, ratio: Interval | None) -> Verdict:
+        if built is source:
+            return Verdict(kind="reference", text="the model as it came")
+        twin = next((b for b in self._builds if b.origin == built.origin and b is not source), None)
+        if twin is not None:  # compilers need not give the same bytes twice; any difference here is noise
+            return Verdict(kind="same", text=f"another build of what {twin.stage} gave")
+        name = f"validation_{self.meter.task.primary}"
+        evidence = Evidence(
+            good.stage, built.metrics.get(name), source.metrics.get(name), ratio, built.size, good.size
+        )
+        reject = self.recipe.policy(built.stage) == "reject"
+        return judge(evidence, self.recipe.sections.budget.max_drop, reject)
+
+    def _row(self, done: Done, built: Built, verdict: Verdict, fields: dict[str, Any]) -> StageReport:
+        info = Info.load(done.artifact.path)
+        why_not = built.meter.why_not
+        ran = fields.pop("ran", {})
+        warnings = tuple(fields.pop("warnings", ()))
+        empty = dict.fromkeys(("latency", "speedup", "ratio_to_previous", "memory_peak_bytes"))
+        return StageReport(
+            stage=built.stage,
+            status="rejected" if verdict.rejected else "no device" if why_not else "ok",
+            cached=done.cached,
+            wall_s=round(done.wall_s, 3),
+            size_bytes=built.size,
+            params=info.params if info else None,
+            macs=info.macs if info else None,
+            metrics=built.metrics,
+            runtime=dict(built.meter.target.versions()),
+            precision=Precision(requested=str(getattr(built.meter.target, "precision", "f32")), ran=ran),
+            device=None if why_not else self._device(built),
+            proxy=self.proxy and not why_not,
+            warnings=warnings,
+            verdict=verdict,
+            figures=dict(info.figures) if info else {},
+            **{**empty, **fields},
+        )
+
+    def _twin_row(self, done: Done, built: Built, twin: Built) -> StageReport:
+        """The row of a stage whose files are those of an earlier one: measured once, said twice."""
+        row = next(r for r in self.rows if r.stage == twin.stage)
+        info = Info.load(done.artifact.path)
+        changes = {
+            "stage": built.stage,
+            "status": "no device" if built.meter.why_not else "ok",
+            "cached": done.cached,
+            "wall_s": round(done.wall_s, 3),
+            "figures": dict(info.figures) if info else {},
+            "same_as": row.same_as or row.stage,
+            "verdict": Verdict(kind="same", text=f"same files as {row.same_as or row.stage}"),
+        }
+        return row.model_copy(update=changes)
+
+    def _device(self, built: Built) -> DeviceInfo:
+        fingerprint = built.meter.fingerprint
+        return DeviceInfo(
+            name=built.meter.device.name, digest=fingerprint.digest, fingerprint=asdict(fingerprint)
+        )
+
+
+def latency(measured: Measurement) -> Latency:
+    """Summarise the call times of one artifact."""
+    times_ns = [t for block in measured.blocks_ns for t in block]
+
+    def of(q: float) -> Interval:
+        found = stats.quantile_interval(times_ns, q)
+        return Interval(value=found.value / 1e6, low=found.low / 1e6, high=found.high / 1e6)
+
+    return Latency(p50_ms=of(0.5), p90_ms=of(0.9), p99_ms=of(0.99), samples=measured.blocks_ns)
+
+
+def _ratio(a: Measurement, b: Measurement, seed: int) -> Interval:
+    found = stats.ratio_interval(a.blocks_ns, b.blocks_ns, seed=seed)
+    return Interval(value=found.value, low=found.low, high=found.high)

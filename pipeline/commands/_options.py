@@ -1,0 +1,127 @@
+"""Options that several verbs share."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pipeline.checkpoint import Info
+    from pipeline.deploy import Job
+    from pipeline.devices import Place
+    from pipeline.progress import Progress
+    from pipeline.store import Store
+    from targets.base import Target
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+recipe = click.argument("recipe", type=click.Path(path_type=Path))
+target = click.option(
+    "--target", default="cpu", show_default=True, help="cpu, mobile, gpu, jetson …"
+)
+device = click.option("--device", help="Where to build and time: local, or none to build only.")
+overrides = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override the recipe, e.g. stages.prune.ratio=0.3",
+)
+store = click.option(
+    "--store",
+    "store_path",
+    type=click.Path(path_type=Path),
+    default=Path(".edgesmith"),
+    envvar="EDGESMITH_STORE",
+    show_default=True,
+    help="Where finished stages are kept.",
+)
+
+
+start = click.option(
+    "--from", "start", type=click.Path(path_type=Path, exists=True), help="A folder that prune or finetune wrote."
+)
+folder = click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write."
+)
+
+
+def console() -> "Console":
+    """The terminal; progress goes to stderr so that output can be piped."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def progress() -> "Progress":
+    """Bars on the terminal."""
+    from pipeline.console import ConsoleProgress
+
+    return ConsoleProgress(console())
+
+
+def made(name: str, given: Mapping[str, Any] | None = None) -> "Target":
+    """The target of that name, with those of the given options that it has."""
+    from dataclasses import fields
+
+    from pipeline.plugins import find
+    from targets.base import Target
+
+    cls = find("targets.backends", name, Target)
+    known = {f.name for f in fields(cls)}
+    return cls(**{key: value for key, value in (given or {}).items() if key in known})
+
+
+def place(target: "Target", device: str | None) -> "Place":
+    """Where to build and run it."""
+    from pipeline.devices import place as resolve
+
+    return resolve(target, device)
+
+
+def numbers(given: tuple[str, ...]) -> dict[str, float]:
+    """Read KEY=NUMBER options."""
+    found = {}
+    for text in given:
+        key, _, value = text.partition("=")
+        try:
+            found[key] = float(value)
+        except ValueError:
+            raise click.UsageError(f"--option {text}: write KEY=NUMBER, e.g. percentile=99.9") from None
+    return found
+
+
+def tell(info: "Info", out: Path) -> None:
+    """Print what a stage says of its result."""
+    from pipeline.report.table import count
+
+    click.echo(f"{out}: {count(info.params)} parameters, {count(info.macs)} MACs")
+    for name, value in info.figures.items():
+        click.echo(f"  {name.replace('_', ' ')}: {value}")
+
+
+def open_store(path: Path, readonly: bool = False) -> "Store":
+    """The store at `path`, telling on the terminal what it notices."""
+    from pipeline.store import Store
+
+    shown = console()
+    return Store(path.resolve(), lambda line: shown.print(line, style="yellow", markup=False), readonly)
+
+
+def job(
+    recipe: Path,
+    target: str,
+    device: str | None,
+    overrides: tuple[str, ...],
+    store: "Store",
+) -> "Job":
+    """Resolve everything a run needs; fails before any work."""
+    from pipeline.deploy import Job
+    from pipeline.recipe import load
+
+    loaded = load(recipe, overrides)
+    resolved = loaded.target(target)
+    return Job(loaded, resolved, place(resolved, device), store, progress())

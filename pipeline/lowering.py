@@ -1,0 +1,45 @@
+"""The ONNX file that would ship to a target if the pipeline stopped at an artifact."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from calibration.placement import Scheme, place
+from calibration.ranges import Ranges
+from pipeline.exporting import describe
+
+MODEL, RANGES = "model.onnx", "ranges.json"
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What lowering did besides writing the file."""
+
+    int8: bool
+    quantized: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def figures(self) -> dict[str, Any]:
+        """The figures for the report."""
+        return {"quantized_ops": len(self.quantized), "float_ops": dict(self.skipped)} if self.int8 else {}
+
+
+def lower(model: Path, ranges: Path | None, scheme: Scheme, out: Path) -> Lowered:
+    """Write the float model with Q/DQ pairs where `scheme` wants them; without ranges, as it is."""
+    proto = onnx.load(model)
+    if ranges is None:
+        onnx.save(proto, out)
+        return Lowered(int8=False)
+    placed = place(proto, Ranges.load(ranges), scheme)
+    describe(placed.model, {"edgesmith.int8": json.dumps({"ops": len(placed.quantized)})})
+    onnx.save(placed.model, out)
+    return Lowered(True, tuple(placed.quantized), tuple(placed.skipped.items()))
+
+
+def lowered_files(folder: Path) -> tuple[Path, Path | None]:
+    """The float model of an artifact, and its ranges where it has been calibrated."""
+    ranges = folder / RANGES
+    return folder / MODEL, ranges if ranges.is_file() else None

@@ -1,0 +1,162 @@
+"""Measuring what a stage would ship: built for the target, run over the test set, timed on the device."""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import fingerprint
+from pipeline.data.base import Split
+from pipeline.exporting import INPUT
+from pipeline.lowering import Lowered, lower
+from pipeline.progress import Progress
+from pipeline.references import DataSpec
+from pipeline.store import Artifact, Store
+from pipeline.tasks.base import Task
+from targets.base import Target
+from targets.devices.base import Device, Fingerprint, Measurement, Timing
+
+CHUNK_BYTES = 32_000_000  # of inputs handed to the device at once: bounds memory on both sides
+FEEDS = 64  # samples handed to timing; it takes the batch it needs
+
+
+@dataclass(frozen=True)
+class Meter:
+    """Builds and measures artifacts for one target on one device, each only once per content."""
+
+    store: Store
+    target: Target
+    device: Device
+    data: DataSpec
+    task: Task
+    timing: Timing
+    progress: Progress
+    why_not: str | None  # why nothing can run here, or None
+    fingerprint: Fingerprint
+    _code: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def in_float32(self) -> "Meter":
+        """The same, with the precision of what is not quantized pinned to true float32."""
+        if not hasattr(self.target, "precision"):
+            return self
+        return replace(self, target=replace(self.target, precision="f32"))  # type: ignore[call-arg]
+
+    def lower(self, model: Path, ranges: Path | None) -> Path:
+        """The ONNX file that would ship, as a stored artifact."""
+        parts = {
+            "lower": fingerprint.of_file(model),
+            "ranges": fingerprint.of_file(ranges) if ranges else None,
+            "scheme": asdict(self.target.scheme),
+            "code": self._code_behind("pipeline.lowering"),
+        }
+
+        def work(out: Path) -> None:
+            lowered: Lowered = lower(model, ranges, self.target.scheme, out / "model.onnx")
+            (out / "lowered.json").write_text(json.dumps(lowered.figures()))
+
+        return self.store.make(parts, work)[0].path / "model.onnx"
+
+    def build(self, model: Path) -> Artifact:
+        """Compile an ONNX file for the target."""
+        parts = {"build": fingerprint.of_file(model), **self._place()}
+        return self.store.make(parts, lambda out: self.device.build(self.target, model, out))[0]
+
+    def size(self, built: Path) -> int:
+        """Bytes of the files that the device needs."""
+        return sum(path.stat().st_size for path in self.target.shipped(built))
+
+    def digest(self, built: Path) -> str:
+        """Hash of the files that the device needs: equal ones need no second measurement."""
+        files = {path.name: fingerprint.of_file(path) for path in self.target.shipped(built)}
+        return fingerprint.of_value({"target": fingerprint.plain(self.target), "files": files})
+
+    def metrics(self, built: Path, split: str) -> dict[str, dict[str, float]]:
+        """The task's metrics over a whole split, run through the artifact on the device."""
+        parts = {
+            "metrics": self.digest(built),
+            "split": split,
+            "data": self.data.version,
+            "task": fingerprint.plain(self.task),
+            "task code": self._code_behind(type(self.task).__module__),
+            **self._place(),
+        }
+
+        def work(out: Path) -> None:
+            found = self._infer(built, self.data.load().splits[split], split)
+            (out / "metrics.json").write_text(json.dumps(found))
+
+        loaded: dict[str, dict[str, float]] = self._json(parts, work, "metrics.json")
+        return loaded
+
+    def race(self, contestants: Mapping[str, tuple[Target, Path]]) -> dict[str, Measurement]:
+        """Time artifacts against each other, interleaved."""
+        parts = {
+            "race": {name: self.digest(path) for name, (_, path) in contestants.items()},
+            "targets": {name: fingerprint.plain(target) for name, (target, _) in contestants.items()},
+            "timing": asdict(self.timing),
+            "data": self.data.version,
+            **self._place(),
+        }
+
+        def work(out: Path) -> None:
+            with tempfile.TemporaryDirectory() as folder:
+                feeds = Path(folder) / "feeds.npz"
+                np.savez(feeds, **{INPUT: self.data.load().test[:FEEDS][0]})
+                label = f"time {' / '.join(contestants)}"
+                with self.progress.bar(label, self.timing.rounds) as bar:
+                    result = self.device.measure(contestants, feeds, self.timing, bar.advance)
+            (out / "timing.json").write_text(json.dumps({n: asdict(m) for n, m in result.items()}))
+
+        loaded = self._json(parts, work, "timing.json")
+        return {name: measurement(fields) for name, fields in loaded.items()}
+
+    def _infer(self, built: Path, split: Split, name: str) -> dict[str, dict[str, float]]:
+        outputs, labels = [], []
+        with (
+            self.progress.bar(f"{name} accuracy", len(split)) as bar,
+            tempfile.TemporaryDirectory() as folder,
+        ):
+            feeds, results = Path(folder) / "feeds.npz", Path(folder) / "outputs.npz"
+            step = max(1, CHUNK_BYTES // split[:1][0].nbytes)
+            for start in range(0, len(split), step):
+                x, y = split[start : start + step]
+                np.savez(feeds, **{INPUT: x})
+                self.device.infer(self.target, built, feeds, results)
+                with np.load(results, allow_pickle=False) as loaded:
+                    outputs.append(next(iter(loaded.values())))
+                labels.append(y)
+                bar.advance(len(y))
+        return self.task.metrics(np.concatenate(outputs), np.concatenate(labels))
+
+    def _place(self) -> dict[str, Any]:
+        return {
+            "target": {"name": self.target.name(), "fields": fingerprint.plain(self.target)},
+            "versions": self.target.versions(),
+            "device": self.fingerprint.digest,
+            "code": self._code_behind(
+                type(self.target).__module__, type(self.device).__module__, "targets.agent"
+            ),
+        }
+
+    def _code_behind(self, *modules: str) -> dict[str, str]:
+        key = " ".join(modules)
+        if key not in self._code:
+            self._code[key] = fingerprint.of_value(fingerprint.code_behind(modules))
+        return {key: self._code[key]}
+
+    def _json(self, parts: Mapping[str, Any], work: Callable[[Path], None], name: str) -> Any:
+        return json.loads((self.store.make(parts, work)[0].path / name).read_text())
+
+
+def measurement(fields: Mapping[str, Any]) -> Measurement:
+    """Read a measurement back from JSON."""
+    lists = {
+        "blocks_ns": tuple(tuple(block) for block in fields["blocks_ns"]),
+        "warmup_ns": tuple(fields["warmup_ns"]),
+        "warnings": tuple(fields["warnings"]),
+    }
+    return Measurement(**{**fields, **lists})

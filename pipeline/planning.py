@@ -1,0 +1,45 @@
+"""What a run would do: which stages have their result already, and why the others have to run."""
+
+from dataclasses import dataclass
+
+from pipeline.assess import Assessor
+from pipeline.core import PREVIOUS, Done, inputs_of, parts_of
+from pipeline.deploy import Job
+from pipeline.store import Artifact, NotStoredError
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One stage of a plan."""
+
+    stage: str
+    cached: bool
+    why: str
+
+
+def plan(job: Job) -> list[Planned]:
+    """Follow the stored results as far as they go. Runs and measures nothing: `job.store` is read-only."""
+    stages, meter = job.stages()
+    assessor = Assessor(meter, job.recipe, job.place.proxy)
+    done: dict[str, Artifact] = {}
+    rows: list[Planned] = []
+    waiting: str | None = None
+    for stage in stages:
+        name = stage.name()
+        if waiting is not None:
+            rows.append(Planned(name, False, f"follows {waiting}"))
+            continue
+        inputs = inputs_of(stage, done)
+        parts = parts_of(stage, inputs)
+        artifact = job.store.get(parts)
+        if artifact is None:
+            rows.append(Planned(name, False, job.store.why(f"{job.slot}/{name}", parts)))
+            waiting = name
+            continue
+        rows.append(Planned(name, True, "has its result"))
+        done[name] = artifact
+        try:
+            done[PREVIOUS] = assessor.on_done(Done(stage, artifact, inputs, True, 0.0))
+        except NotStoredError:  # whether it goes on is not known before it is measured
+            waiting = f"the measurement of {name}"
+    return rows

@@ -1,0 +1,46 @@
+"""Plug-ins are files: the file name is the name users type. Third parties add theirs as entry points."""
+
+import difflib
+from collections.abc import Iterable
+from typing import TypeVar
+
+from pydantic import AfterValidator
+
+from pipeline.errors import UserError
+from targets import plugins
+from targets.base import TargetError
+
+T = TypeVar("T")
+
+
+def names(package: str) -> list[str]:
+    """Names of the plug-ins in `package`, e.g. "targets.backends", sorted."""
+    return list(plugins.names(package))
+
+
+def find(package: str, name: str, base: type[T]) -> type[T]:
+    """Return the subclass of `base` that the plug-in `name` of `package` defines. Raises UserError."""
+    try:
+        return plugins.find(package, name, base)
+    except TargetError as error:
+        raise UserError(str(error)) from error
+
+
+def named(package: str) -> AfterValidator:
+    """Annotate an option that names a plug-in of `package`, so that a wrong one is found before any work."""
+
+    def check(name: str) -> str:
+        known = names(package)
+        if name not in known:
+            raise ValueError(f"there is no {name!r}{did_you_mean(name, known)}")
+        return name
+
+    return AfterValidator(check)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of an error line: the nearest known word, and all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
+    return f"{hint} have: {', '.join(known) or 'none'}"

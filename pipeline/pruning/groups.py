@@ -1,0 +1,161 @@
+"""Groups: the channels that go together, and every slice of every parameter that goes with each of them."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError
+from pipeline.pruning.channels import Ids
+from pipeline.pruning.rules.base import Flow, Role
+
+
+@dataclass(frozen=True)
+class Member:
+    """A dimension of a parameter or buffer and where in it each unit of a group sits.
+
+    `index` has shape (units, n): unit u owns the n positions `index[u]` of dimension `dim`.
+    """
+
+    tensor: str
+    dim: int
+    role: Role
+    index: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that touch the same dimensions of the same tensors, any of which can go without the others.
+
+    A unit is the smallest set of channels that must go together: one filter of a plain convolution with its
+    norm and the columns that read it, one filter of every convolution that a residual stage adds up, or all
+    filters of one group of a grouped convolution.
+    """
+
+    name: str  # of the first layer that makes its channels
+    units: int
+    channels_per_unit: int
+    members: tuple[Member, ...]
+
+    @property
+    def channels(self) -> int:
+        """Width in channels, each counted once however many layers make it."""
+        return self.units * self.channels_per_unit
+
+    @property
+    def producers(self) -> tuple[Member, ...]:
+        """The weights whose slices make the channels; what a magnitude criterion sums over."""
+        return tuple(m for m in self.members if m.role is Role.OUT)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What can be pruned in a model, and what cannot and why."""
+
+    groups: tuple[Group, ...]
+    frozen: Mapping[str, tuple[str, ...]]  # op -> weights whose channels it keeps from being pruned
+    channels: int  # of all groups, and those that ops without a rule have frozen
+    channels_per_group: Mapping[str, int]  # conv weights that lose whole groups
+
+
+def ignore(flow: Flow, patterns: Iterable[str]) -> None:
+    """Freeze the channels that the matching layers make; their inputs can still be pruned.
+
+    A pattern is the name of a module or parameter, wildcards allowed, and covers what is inside the module.
+    Raises UserError for a pattern that matches nothing.
+    """
+    for pattern in patterns:
+        matched = [name for name in flow.tensors if any(fnmatchcase(p, pattern) for p in _paths(name))]
+        if not matched:
+            layers = ", ".join(sorted({name.partition(".")[0] for name in flow.tensors}))
+            raise UserError(f"ignore: {pattern!r} names no layer with parameters; the model has: {layers}")
+        for name in matched:
+            dims = flow.tensors[name].dims
+            flow.keep(*(ids for d, ids in enumerate(dims) if flow.role(name, d) is not Role.IN))
+
+
+def _paths(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    return (".".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def structure(flow: Flow) -> Structure:
+    """Return the groups of a walked graph, in the order of their first producers."""
+    roots, frozen = flow.channels.roots(), flow.channels.frozen()
+    labelled = ((n, d, ids) for n, t in flow.tensors.items() for d, ids in enumerate(t.dims))
+    entries = [(name, d, roots[ids]) for name, d, ids in labelled if ids is not None]
+    made = [e for e in entries if flow.role(e[0], e[1]) is Role.OUT]
+    width = _largest_count((e[2] for e in made), len(roots))
+    live = np.flatnonzero((width > 0) & ~frozen)  # a class's root is its smallest id
+    signature = _signature(entries, len(roots))[live]
+    _, first, inverse = np.unique(signature, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    reasons = flow.channels.reasons()
+    named = np.unique(np.concatenate([live, *reasons.values()]))
+    return Structure(
+        groups=_groups(flow, entries, width, [live[inverse == g] for g in order]),
+        frozen=_blocked(made, reasons),
+        channels=int(width[named].sum()),
+        channels_per_group=dict(flow.channels_per_group),
+    )
+
+
+Entry = tuple[str, int, Ids]  # tensor, dimension, class of each position
+
+
+def _largest_count(dims: Iterable[Ids], size: int) -> Ids:
+    """Return per class the most positions that it holds in one dimension."""
+    largest = np.zeros(size, np.int64)
+    for ids in dims:
+        classes, counts = np.unique(ids, return_counts=True)
+        largest[classes] = np.maximum(largest[classes], counts)
+    return largest
+
+
+def _signature(entries: list[Entry], size: int) -> NDArray[np.uint64]:
+    """Hash, per class, the dimensions it is in with how often: classes of one hash form a group."""
+    salt = np.random.default_rng(0).integers(1, 2**63, len(entries), dtype=np.uint64)
+    total = np.zeros(size, np.uint64)
+    for (_, _, ids), value in zip(entries, salt, strict=True):
+        np.add.at(total, ids, value)
+    return total
+
+
+def _groups(flow: Flow, entries: list[Entry], width: Ids, classes: list[Ids]) -> tuple[Group, ...]:
+    group_of, unit_of = (np.full(len(width), -1, np.int64) for _ in range(2))
+    for g, roots in enumerate(classes):
+        group_of[roots], unit_of[roots] = g, np.arange(len(roots))
+    members: list[list[Member]] = [[] for _ in classes]
+    for name, dim, ids in entries:
+        present = np.unique(group_of[ids])
+        for g in present[present >= 0]:
+            positions = np.flatnonzero(group_of[ids] == g)
+            by_unit = positions[np.argsort(unit_of[ids[positions]], kind="stable")]
+            index = by_unit.reshape(len(classes[g]), -1)
+            members[g].append(Member(name, dim, flow.role(name, dim), index))
+    names = _unique_names(members)
+    return tuple(
+        Group(name, len(roots), int(width[roots[0]]), tuple(touched))
+        for name, roots, touched in zip(names, classes, members, strict=True)
+    )
+
+
+def _unique_names(members: list[list[Member]]) -> list[str]:
+    """Name groups by the first layer that makes them, numbered where one layer makes several."""
+    seen: dict[str, int] = {}
+    names = []
+    for group in members:
+        tensor = next(m.tensor for m in group if m.role is Role.OUT)
+        layer = tensor.rpartition(".")[0] or tensor
+        seen[layer] = seen.get(layer, 0) + 1
+        names.append(layer if seen[layer] == 1 else f"{layer}#{seen[layer]}")
+    return names
+
+
+def _blocked(made: list[Entry], reasons: Mapping[str, Ids]) -> dict[str, tuple[str, ...]]:
+    def weights(roots: Ids) -> tuple[str, ...]:
+        return tuple(name for name, _, ids in made if np.isin(ids, roots).any())
+
+    return {why: names for why, roots in reasons.items() if (names := weights(roots))}

@@ -1,0 +1,168 @@
+"""A pruning plan is data: which units of which groups stay, and what that means for every tensor.
+
+It replays on a freshly built model in another process, without tracing and without the data it was made from.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.pruning import surgery
+from pipeline.pruning.groups import Group, Structure
+from pipeline.pruning.rules.base import Shape
+
+Spans = Annotated[str, Field(pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$")]
+Name = Annotated[str, Field(min_length=1)]
+
+
+def spans(positions: Iterable[int]) -> str:
+    """Write ascending positions as ranges: 0, 1, 2, 5 -> "0-2,5"."""
+    array = np.fromiter(positions, np.int64)
+    runs = np.split(array, np.flatnonzero(np.diff(array) != 1) + 1)
+    return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs if len(r))
+
+
+def positions(text: str) -> tuple[int, ...]:
+    """Read what `spans` wrote."""
+    ends = [[int(n) for n in part.split("-")] for part in text.split(",")]
+    return tuple(n for pair in ends for n in range(pair[0], pair[-1] + 1))
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True)
+class GroupCut:
+    """One group's channels before and after, and the tensors that lose slices with them, as "weight[dim]"."""
+
+    name: Name
+    before: int
+    after: int
+    width: str  # "64 -> 40", for people
+    kept: Spans  # units, of `units`
+    units: int
+    touches: tuple[str, ...]
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True)
+class TensorCut:
+    """One tensor's shape before, and the positions that stay in each dimension that is cut."""
+
+    shape: tuple[int, ...]
+    keep: dict[int, Spans]
+
+    def __post_init__(self) -> None:
+        for dim, text in self.keep.items():
+            if not 0 <= dim < len(self.shape):
+                raise ValueError(f"dimension {dim} of a tensor of shape {self.shape}")
+            kept = positions(text)
+            ascending = kept and all(a < b for a, b in pairwise(kept))
+            if not ascending or kept[-1] >= self.shape[dim]:
+                raise ValueError(f"positions {text} must ascend and lie in dimension {dim} of {self.shape}")
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to cut from a model. `settings` is the record of how it was chosen, and is not read again."""
+
+    schema: Literal["edgesmith.plan/1"] = "edgesmith.plan/1"
+    settings: dict[str, Any]
+    groups: tuple[GroupCut, ...]
+    conv_groups: dict[str, int]  # conv weight -> new number of groups, where whole groups go
+    tensors: dict[str, TensorCut]
+
+    def save(self, path: Path | str) -> None:
+        """Write the plan as indented JSON: one line per group's width, equal plans give equal bytes."""
+        Path(path).write_bytes(_ADAPTER.dump_json(self, indent=2) + b"\n")
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Plan":
+        """Read a plan. Raises UserError, naming file and key, for a file that is missing or no plan."""
+        try:
+            return _ADAPTER.validate_json(Path(path).read_bytes())
+        except OSError as error:
+            raise UserError(f"cannot read the plan {path}: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "top level"
+            raise UserError(f"{path} is no pruning plan: {where}: {first['msg']}; write it anew") from error
+
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """The shapes that the tensors it cuts had before."""
+        return {name: t.shape for name, t in self.tensors.items()}
+
+    @property
+    def kept(self) -> surgery.Kept:
+        """The positions that stay, by tensor and dimension."""
+        return {n: {d: positions(s) for d, s in t.keep.items()} for n, t in self.tensors.items()}
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Return a pruned copy of `model`; weights, buffers, modes and requires_grad carry over.
+
+        Raises UserError if the model lacks a tensor that the plan cuts, or has it in another shape.
+        """
+        surgery.check(model, self.shapes)
+        pruned = copy.deepcopy(model)
+        surgery.cut(pruned, self.kept, self.conv_groups)
+        return pruned
+
+    def mask(self, model: nn.Module) -> nn.Module:
+        """Return a copy of `model` in its full size with the same channels set to zero. Raises as `apply`."""
+        surgery.check(model, self.shapes)
+        masked = copy.deepcopy(model)
+        surgery.zero(masked, self.kept)
+        return masked
+
+
+_ADAPTER = TypeAdapter(Plan)
+
+
+def replay(plans: Iterable[Plan], model: nn.Module) -> nn.Module:
+    """Apply successive plans, oldest first: prune, finetune, prune again."""
+    return reduce(lambda pruned, plan: plan.apply(pruned), plans, model)
+
+
+def make(
+    structure: Structure,
+    kept: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, Shape],
+    settings: dict[str, Any],
+) -> Plan:
+    """Turn kept units, by group name, into a plan; groups that keep everything are left out."""
+    cuts = [(g, kept[g.name]) for g in structure.groups if len(kept.get(g.name, range(g.units))) < g.units]
+    stays: dict[str, dict[int, np.ndarray[Any, np.dtype[np.bool_]]]] = {}
+    for group, units in cuts:
+        gone = np.setdiff1d(np.arange(group.units), units)
+        for m in group.members:
+            whole = np.ones(shapes[m.tensor][m.dim], bool)
+            stays.setdefault(m.tensor, {}).setdefault(m.dim, whole)[m.index[gone].ravel()] = False
+    tensors = {
+        name: TensorCut(
+            tuple(shapes[name]), {d: spans(np.flatnonzero(s).tolist()) for d, s in sorted(dims.items())}
+        )
+        for name, dims in sorted(stays.items())
+    }
+    grouped = {
+        name: int(stays[name][0].sum()) // per_group
+        for name, per_group in structure.channels_per_group.items()
+        if name in stays
+    }
+    described = tuple(_describe(g, units) for g, units in cuts)
+    return Plan(settings=settings, groups=described, conv_groups=grouped, tensors=tensors)
+
+
+def _describe(group: Group, kept: tuple[int, ...]) -> GroupCut:
+    after = len(kept) * group.channels_per_unit
+    touches = tuple(sorted({f"{m.tensor}[{m.dim}]" for m in group.members}))
+    width = f"{group.channels} -> {after}"
+    return GroupCut(group.name, group.channels, after, width, spans(kept), group.units, touches)

@@ -1,0 +1,98 @@
+"""Cut tensors and set the attributes that describe them; zero the same channels instead, to compare with."""
+
+from collections.abc import Mapping
+from functools import singledispatch
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from pipeline.errors import UserError
+from pipeline.pruning.rules.base import Shape
+
+Kept = Mapping[str, Mapping[int, tuple[int, ...]]]  # tensor -> dimension -> positions that stay, ascending
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by every name they have."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def check(model: nn.Module, shapes: Mapping[str, Shape]) -> None:
+    """Raise UserError for the first tensor that `model` lacks or holds in another shape."""
+    have = tensors(model)
+    for name, shape in shapes.items():
+        if name not in have:
+            raise UserError(f"the plan does not fit {type(model).__name__}: it has no parameter {name!r}")
+        if tuple(have[name].shape) != tuple(shape):
+            raise UserError(
+                f"the plan does not fit {type(model).__name__}: {name} is {tuple(have[name].shape)}, "
+                f"the plan was made for {tuple(shape)}; apply it to the model it was made from, "
+                "and successive plans in their order"
+            )
+
+
+def cut(model: nn.Module, kept: Kept, conv_groups: Mapping[str, int]) -> None:
+    """Slice tensors in place of the model's own, for every module that holds them, and set attributes.
+
+    `conv_groups` gives the new `groups` of the convolutions, by weight, that lose whole groups.
+    """
+    have = tensors(model)
+    smaller = {id(have[name]): _sliced(have[name], dims) for name, dims in kept.items()}
+    groups = {id(have[name]): value for name, value in conv_groups.items()}
+    for module in model.modules():
+        held = {**module._parameters, **module._buffers}
+        mine = {name: id(tensor) for name, tensor in held.items() if id(tensor) in smaller}
+        if isinstance(module, _ConvNd) and mine.get("weight") in groups:
+            module.groups = groups[mine["weight"]]
+        for name, key in mine.items():
+            setattr(module, name, smaller[key])
+        if mine:
+            describe(module)
+
+
+def zero(model: nn.Module, kept: Kept) -> None:
+    """Set every slice that `cut` would remove to zero: the reference a cut model must equal."""
+    have = tensors(model)
+    with torch.no_grad():
+        for name, dims in kept.items():
+            for dim, positions in dims.items():
+                gone = torch.ones(have[name].shape[dim], dtype=torch.bool)
+                gone[list(positions)] = False
+                have[name].index_fill_(dim, gone.nonzero()[:, 0].to(have[name].device), 0)
+
+
+def _sliced(tensor: Tensor, dims: Mapping[int, tuple[int, ...]]) -> Tensor:
+    result = tensor.detach()
+    for dim, positions in dims.items():
+        result = result.index_select(dim, torch.tensor(positions, device=tensor.device))
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(result, requires_grad=tensor.requires_grad)
+    return result
+
+
+@singledispatch
+def describe(module: nn.Module) -> None:
+    """Make a module's size attributes say what its tensors are; modules without such attributes have none."""
+
+
+@describe.register
+def _(module: _ConvNd) -> None:
+    module.out_channels = module.weight.shape[0]
+    module.in_channels = module.weight.shape[1] * module.groups
+
+
+@describe.register
+def _(module: nn.Linear) -> None:
+    module.out_features, module.in_features = module.weight.shape
+
+
+@describe.register
+def _(module: _BatchNorm) -> None:
+    held = module.weight if module.weight is not None else module.running_mean
+    if held is not None:
+        module.num_features = held.shape[0]

@@ -1,0 +1,153 @@
+"""From a model to channel ids: capture the graph that `torch.export` sees and walk it with the rules."""
+
+import copy
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from pipeline.errors import UserError
+from pipeline.pruning.rules.base import Call, Flow, Labels, Shape, Value, rules, unknown
+
+Inputs = tuple[Any, ...]
+
+# what a forward raises when shapes do not fit; torch.export's own errors derive from RuntimeError
+FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A model's graph in evaluation mode, with static shapes.
+
+    `tensors` maps the graph's placeholders to parameters and buffers, by their name in the model; tied
+    tensors share the first of their names. `constants` are tensors that the model holds in neither way.
+    """
+
+    graph: fx.Graph
+    tensors: Mapping[str, str]
+    constants: frozenset[str]
+    parameters: frozenset[str]
+    shapes: Mapping[str, Shape]
+
+
+def as_inputs(inputs: Any) -> Inputs:
+    """Return positional inputs as a tuple, whether one tensor was given or several."""
+    return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+
+
+def capture(model: nn.Module, example_inputs: Any) -> Captured:
+    """Export `model` in evaluation mode. The model given is not changed.
+
+    Raises UserError where the model does not run on the inputs or cannot be captured.
+    """
+    model = copy.deepcopy(model).eval()
+    try:
+        with torch.no_grad():
+            program = torch.export.export(model, as_inputs(example_inputs))
+    except FORWARD_ERRORS as error:
+        line = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"cannot capture {type(model).__name__}: {line}; "
+            "it must run on the example inputs and pass torch.export"
+        ) from error
+    signature = program.graph_signature
+    first = _first_names(model)
+    held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    tensors = {node: first.get(name, name) for node, name in held.items()}
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return Captured(
+        graph=program.graph_module.graph,
+        tensors=tensors,
+        constants=frozenset(signature.inputs_to_lifted_tensor_constants),
+        parameters=frozenset(first.get(n, n) for n in signature.parameters),
+        shapes={name: tuple(state[name].shape) for name in set(tensors.values())},
+    )
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """Map every name of a parameter or buffer to the first name of the same tensor."""
+    first: dict[int, str] = {}
+    named = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
+
+
+def walk(captured: Captured) -> Flow:
+    """Run the rule of every op over the graph; what reaches the model's outputs is frozen."""
+    flow = Flow()
+    values: dict[fx.Node, Value] = {}
+    for node in captured.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = _placeholder(flow, captured, node)
+        elif node.op == "call_function":
+            values[node] = _call(flow, node, values)
+        elif node.op == "output":
+            for source in node.all_input_nodes:
+                _keep(flow, values[source])
+    return flow
+
+
+def _placeholder(flow: Flow, captured: Captured, node: fx.Node) -> Value:
+    if node.name in captured.tensors:
+        name = captured.tensors[node.name]
+        return flow.tensor(name, captured.shapes[name])
+    shapes = shapes_of(node)
+    if node.name in captured.constants:
+        call = Call("constant", {}, shapes)
+        return unknown(flow, call)
+    return Labels.blank(shapes[0]) if shapes else None
+
+
+def _call(flow: Flow, node: fx.Node, values: Mapping[fx.Node, Value]) -> Value:
+    if node.target is operator.getitem:
+        source, index = node.args
+        several = values[source] if isinstance(source, fx.Node) else None
+        return several[index] if isinstance(several, tuple) and isinstance(index, int) else several
+    call = Call(op_name(node), _labelled(arguments(node), values), shapes_of(node))
+    return rules().get(call.op, unknown)(flow, call)
+
+
+def _keep(flow: Flow, value: Value) -> None:
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, Labels):
+            flow.keep(*item.dims)
+
+
+def _labelled(value: Any, values: Mapping[fx.Node, Value]) -> Any:
+    """Replace graph nodes by what is known of their values."""
+    if isinstance(value, fx.Node):
+        return values.get(value)
+    if isinstance(value, list | tuple):
+        return [_labelled(v, values) for v in value]
+    if isinstance(value, dict):
+        return {k: _labelled(v, values) for k, v in value.items()}
+    return value
+
+
+def op_name(node: fx.Node) -> str:
+    """Return an op's name without overload and without the underscore of its in-place form."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return getattr(node.target, "__name__", str(node.target))
+    name = node.target._schema.name.rpartition("::")[2]
+    return name if name.startswith("_") and name.endswith("__") else name.rstrip("_")
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """Return a call's arguments by the names of its schema, defaults filled in."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {**{str(i): a for i, a in enumerate(node.args)}, **node.kwargs}
+    schema = node.target._schema.arguments
+    given = dict(zip((a.name for a in schema), node.args, strict=False)) | node.kwargs
+    return {a.name: given.get(a.name, a.default_value) for a in schema}
+
+
+def shapes_of(node: fx.Node) -> tuple[Shape, ...]:
+    """Return the shapes of the tensors that a node gives."""
+    value = node.meta.get("val")
+    several = value if isinstance(value, tuple | list) else (value,)
+    return tuple(tuple(int(n) for n in v.shape) for v in several if isinstance(v, Tensor))

@@ -1,0 +1,252 @@
+"""A recipe: one YAML file that says what to ship, how, and within which budget."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline import options, plugins
+from pipeline.core import Stage
+from pipeline.errors import UserError
+from pipeline.fingerprint import of_file
+from pipeline.options import Where
+from pipeline.references import DataSpec, ModelSpec, data_spec, factory, weights_file
+from targets.base import Target, TargetError
+from targets.devices.base import Timing
+
+# what stages take from the recipe's other sections, by field name
+SHARED = frozenset({"model", "data", "scheme", "target", "device", "fingerprint"})
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ModelSection(_Section):
+    """The model: a callable that returns a `torch.nn.Module`."""
+
+    factory: Annotated[str, Field(description="package.module:name, or my_model.py:name beside the recipe")]
+    args: dict[str, Any] = {}
+    weights: Annotated[
+        str | None, Field(description="safetensors or state dict: a path beside the recipe, or package:file")
+    ] = None
+
+
+class DataSection(_Section):
+    """The data: a callable that returns a `pipeline.data.base.Data`."""
+
+    factory: Annotated[str, Field(description="package.module:name, or my_data.py:name beside the recipe")]
+    args: Annotated[dict[str, Any], Field(description='"./…" in a value is a path beside the recipe')] = {}
+
+
+class Budget(_Section):
+    """What compression may cost."""
+
+    max_drop: Annotated[
+        float, Field(ge=0, description="points of accuracy below the source, on the validation split")
+    ] = 1.0
+
+
+class TimingSection(_Section):
+    """How latency is measured: interleaved with the source and with what the stage would replace."""
+
+    samples: Annotated[int, Field(ge=50, description="timed calls per artifact")] = 1000
+    rounds: Annotated[int, Field(ge=2, description="interleaved blocks they are spread over")] = 10
+    max_s: Annotated[float, Field(gt=0, description="limit for one comparison")] = 60.0
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Sections(_Section):
+    """The recipe as written."""
+
+    model: ModelSection
+    data: DataSection
+    task: str = "classification"
+    budget: Budget = Budget()
+    timing: TimingSection = TimingSection()
+    stages: Annotated[dict[str, Any], Field(description="stage name to options, in the order they run")]
+    targets: Annotated[dict[str, Any], Field(description="target name to options")] = {}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A validated recipe. Building its stages reads the model's source, its weights and the data."""
+
+    name: str
+    path: Path
+    sections: Sections
+
+    @property
+    def timing(self) -> Timing:
+        """How to time."""
+        return Timing(**self.sections.timing.model_dump())
+
+    def target(self, name: str) -> Target:
+        """The target of that name with the recipe's options. Raises UserError."""
+        cls = plugins.find("targets.backends", name, Target)
+        where = Where(str(self.path), ("targets", name))
+        given = options.validate(options.model_of(cls), self.sections.targets.get(name), where)
+        try:
+            return cls(**options.values(given))
+        except TargetError as error:
+            raise UserError(f"{where}: {error}") from error
+
+    def model_spec(self) -> ModelSpec:
+        """The model's factory with the hash of its code, and its weights with theirs."""
+        section, folder = self.sections.model, self.path.parent
+        made = factory(section.factory, section.args, folder)
+        if section.weights is None:
+            return ModelSpec(made)
+        weights = weights_file(section.weights, folder)
+        return ModelSpec(made, str(weights), of_file(weights))
+
+    def data_spec(self) -> DataSpec:
+        """The data's factory with the hash of what it gives."""
+        section = self.sections.data
+        return data_spec(factory(section.factory, section.args, self.path.parent))
+
+    def policy(self, stage: str) -> str:
+        """What happens to the stage's result if it is a regression: "reject" or "warn"."""
+        return str(self.options(stage).pop("on_regression"))
+
+    def stages(self, shared: Mapping[str, Any]) -> list[Stage]:
+        """The recipe's stages, with `shared` filled in where a stage has a field of that name."""
+        return [self.stage(name, shared) for name in self.sections.stages]
+
+    def stage(self, name: str, shared: Mapping[str, Any]) -> Stage:
+        """One of the recipe's stages."""
+        cls = stage_class(name)
+        wanted = {f.name for f in fields(cls)} & SHARED
+        given = self.options(name)
+        del given["on_regression"]
+        return cls(**given, **{key: shared[key] for key in wanted})
+
+    def options(self, stage: str) -> dict[str, Any]:
+        """The options of a stage, its policy among them."""
+        where = Where(str(self.path), ("stages", stage))
+        return options.values(options.validate(stage_options(stage), self.sections.stages[stage], where))
+
+
+def stage_class(name: str) -> type[Stage]:
+    """The stage of that name. Raises UserError."""
+    return plugins.find("pipeline.stages", name, Stage)
+
+
+def stage_options(name: str) -> type[BaseModel]:
+    """The options that a recipe can give to a stage."""
+    cls = stage_class(name)
+    policy = (
+        Annotated[
+            Literal["reject", "warn"],
+            Field(description="reject: a result that is slower or too inaccurate does not ship"),
+        ],
+        cls.on_regression,
+    )
+    return options.model_of(cls, SHARED, on_regression=policy)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe; `overrides` are "dotted.key=value" with a YAML value. Raises UserError."""
+    raw = _read(path)
+    for text in overrides:
+        _override(raw, text)
+    sections = options.validate(Sections, raw, Where(str(path)))
+    recipe = Recipe(path.stem, path, sections)
+    _check(recipe)
+    return recipe
+
+
+def _check(recipe: Recipe) -> None:
+    """Validate what the sections' types do not: names, options and order."""
+    plugins.find("pipeline.tasks", recipe.sections.task, object)
+    for target in recipe.sections.targets:
+        recipe.target(target)
+    names = list(recipe.sections.stages)
+    where = Where(str(recipe.path), ("stages",))
+    for name in names:
+        recipe.policy(name)
+    if not names or names[0] != "source":
+        raise UserError(f"{where}: the first stage must be source, got {names[0] if names else 'none'}")
+    late = [name for name in names if name in ("export", "compile")]
+    if late and names[-len(late) :] != ["export", "compile"][: len(late)]:
+        raise UserError(f"{where}: export and then compile come last, got {' → '.join(names)}")
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe with every installed stage and target, for editors."""
+    schema = Sections.model_json_schema()
+    schema["title"] = "edgesmith recipe"
+    for key, package in (("stages", "pipeline.stages"), ("targets", "targets.backends")):
+        parts = {}
+        for name in plugins.names(package):
+            if key == "stages":
+                model = stage_options(name)
+            else:
+                model = options.model_of(plugins.find(package, name, Target))
+            parts[name] = {"anyOf": [_inlined(model.model_json_schema()), {"type": "null"}]}
+        schema["properties"][key] |= {"properties": parts, "additionalProperties": False}
+    return schema
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    if "$defs" in schema:
+        raise TypeError(f"options of {schema.get('title')} must be plain values, not models of their own")
+    return schema
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key given twice, which YAML would silently resolve to the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+    except FileNotFoundError:
+        near = [p.name for p in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
+        raise UserError(f"there is no recipe {path}{plugins.did_you_mean(path.name, near)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: no valid YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: a recipe is a mapping with the keys model, data, stages; got {raw!r:.60}")
+    return raw
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {text}: write --set section.key=value, e.g. --set stages.prune.ratio=0.3")
+    *path, last = key.split(".")
+    place = raw
+    for part in path:
+        if place.get(part) is None:
+            place[part] = {}
+        if not isinstance(place[part], dict):
+            raise UserError(f"--set {text}: {part} is {place[part]!r}, which has no keys")
+        place = place[part]
+    try:
+        place[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {text}: the value is no valid YAML") from error
+
+
+def scheme_of(target: Target) -> dict[str, Any]:
+    """The target's int8 dialect as plain data."""
+    return asdict(target.scheme)

@@ -1,0 +1,51 @@
+"""The report as Markdown."""
+
+from jinja2 import Environment
+
+from pipeline.report import table
+from pipeline.report.schema import Report
+
+TEMPLATE = """\
+# {{ report.recipe }} for {{ report.target }}
+
+{{ line(header) }}
+{{ line(alignment) }}
+{% for row in rows -%}
+{{ line(row) }}
+{% endfor %}
+Shipped: the result of **{{ report.shipped }}**, in `model/`. Accuracy is over the whole test set, run \
+through the artifact itself; the budget of {{ "%g" | format(report.budget.max_drop) }} points is decided on the \
+validation split. p50 and p90 are medians and 90th percentiles of single calls; × source is the ratio of \
+medians from interleaved runs.
+
+{% for note in notes -%}
+- {{ note }}
+{% endfor %}
+{%- if device %}
+Measured on {{ device.fingerprint.cpu }}, {{ device.fingerprint.cores }} cores, features \
+{{ device.fingerprint.features | join(", ") or "none" }}, governor {{ device.fingerprint.governor }}, \
+{{ device.fingerprint.system }}; fingerprint `{{ device.digest[:16] }}`.
+{% endif %}
+Versions: {% for name, version in report.versions | dictsort -%}
+{{ name }} {{ version }}{{ ", " if not loop.last }}{% endfor %}. Created {{ report.created }}{% if report.git_commit %} at commit `{{ report.git_commit[:12] }}`\
+{% endif %}.
+"""
+
+
+def markdown(report: Report) -> str:
+    """Render the report; pipes and line breaks in values cannot break the table."""
+    # not HTML: autoescape would turn × and < in prose into entities that terminals show
+    environment = Environment(autoescape=False, keep_trailing_newline=True)  # noqa: S701
+    return environment.from_string(TEMPLATE).render(
+        report=report,
+        header=table.HEADER,
+        alignment=table.alignment(),
+        rows=table.rows(report),
+        notes=table.notes(report),
+        device=next((row.device for row in reversed(report.stages) if row.device), None),
+        line=_line,
+    )
+
+
+def _line(values: tuple[str, ...]) -> str:
+    return "| " + " | ".join(v.replace("|", "\\|").replace("\n", " ") for v in values) + " |"

@@ -1,0 +1,118 @@
+"""The report as data: `edgesmith.report/1`. Raw samples are kept; every summary can be derived from them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null")
+
+
+class Interval(_Model):
+    """A figure with its 95% confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Proportion(Interval):
+    """A share of `n` samples, with its Wilson interval."""
+
+    n: int
+
+
+class Latency(_Model):
+    """Time of one call, batch included, with distribution-free intervals from order statistics."""
+
+    p50_ms: Interval
+    p90_ms: Interval
+    p99_ms: Interval
+    samples: Annotated[
+        tuple[tuple[int, ...], ...], Field(description="every call in ns, one list per interleaved round")
+    ]
+
+
+class Precision(_Model):
+    """What was asked of the runtime, and how many convolutions and matrix products ran in what."""
+
+    requested: str
+    ran: dict[str, int]
+
+
+class DeviceInfo(_Model):
+    """Where it was built and timed."""
+
+    name: str
+    digest: Annotated[str, Field(description="sha256 of the fingerprint; only equal ones compare")]
+    fingerprint: dict[str, Any]
+
+
+class Verdict(_Model):
+    """Whether the stage paid, on this device."""
+
+    kind: Literal["reference", "pays", "same", "slower", "inaccurate", "unmeasured"]
+    text: str
+    rejected: bool = False
+
+
+class StageReport(_Model):
+    """What would ship if the pipeline stopped at this stage."""
+
+    stage: str
+    status: Annotated[
+        Literal["ok", "rejected", "no device"],
+        Field(description="rejected: an earlier artifact goes on; no device: built, but it cannot run here"),
+    ]
+    cached: bool
+    wall_s: Annotated[float, Field(description="of the stage's own work, or of finding it in the store")]
+    size_bytes: Annotated[int, Field(description="the files the device needs to run the model")]
+    params: int | None
+    macs: int | None
+    metrics: Annotated[
+        dict[str, Proportion],
+        Field(description="over the test split, through the artifact; validation_… is what decides"),
+    ]
+    latency: Latency | None
+    speedup: Annotated[
+        Interval | None, Field(description="p50 of source over this one's, from interleaved runs")
+    ]
+    ratio_to_previous: Annotated[
+        Interval | None, Field(description="this p50 over that of the artifact it would replace, interleaved")
+    ]
+    memory_peak_bytes: int | None
+    runtime: dict[str, str]
+    precision: Precision
+    device: DeviceInfo | None
+    proxy: Annotated[bool, Field(description="measured on another kind of device than the target is for")]
+    warnings: tuple[str, ...]
+    verdict: Verdict
+    same_as: Annotated[
+        str | None, Field(description="the earlier stage whose files are byte for byte the same")
+    ] = None
+    figures: Annotated[dict[str, Any], Field(description="what the stage tells of itself")]
+
+
+class Report(_Model):
+    """One run of a recipe for a target."""
+
+    schema_: Annotated[Literal["edgesmith.report/1"], Field(alias="schema")] = "edgesmith.report/1"
+    recipe: str
+    target: str
+    created: str
+    versions: dict[str, str]
+    git_commit: str | None
+    budget: dict[str, float]
+    timing: dict[str, float]
+    shipped: Annotated[str, Field(description="the stage whose result is in model/")]
+    stages: tuple[StageReport, ...]
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    def row(self, stage: str) -> StageReport:
+        """The row of a stage. Raises KeyError."""
+        for row in self.stages:
+            if row.stage == stage:
+                return row
+        raise KeyError(stage)

@@ -1,0 +1,54 @@
+"""Static int8 calibration: run samples through the float ONNX graph and keep what its tensors held."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pipeline import plugins
+from pipeline.core import Stage
+from pipeline.progress import Progress
+from pipeline.references import DataSpec
+from pipeline.store import Artifact
+
+BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrate(Stage):
+    """Observe once; every target places its own Q/DQ pairs from the one `ranges.json`."""
+
+    uses: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "numpy")
+    on_regression: ClassVar[str] = "reject"  # int8 that is slower or too inaccurate here does not ship
+
+    data: DataSpec
+    observer: Annotated[
+        str, plugins.named("calibration.observers"), Field(description="how ranges are chosen")
+    ] = "percentile"
+    options: Annotated[
+        dict[str, float], Field(description="the observer's own, e.g. {percentile: 99.99}")
+    ] = field(default_factory=dict)
+    samples: Annotated[int, Field(ge=1, description="of the calibration split")] = 512
+
+    def code(self) -> tuple[str, ...]:
+        """The observer is found by name."""
+        return (f"calibration.observers.{self.observer}",)
+
+    def run(self, inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> None:
+        """Write the previous model's folder and `ranges.json`."""
+        from pipeline import checkpoint
+        from pipeline.calibrating import observe
+
+        checkpoint.carry(inputs["previous"].path, out)
+        split = self.data.load().calibration
+        total = min(self.samples, len(split))
+
+        def batches() -> Iterator[NDArray[Any]]:
+            for start in range(0, total, BATCH):
+                yield split[start : min(start + BATCH, total)][0]
+
+        ranges = observe(out / "model.onnx", batches(), total, self.observer, self.options, progress)
+        ranges.save(out / "ranges.json")

@@ -1,0 +1,40 @@
+"""The target's own compiler, run on the device."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core import Stage
+from pipeline.progress import Progress
+from pipeline.store import Artifact
+from targets.base import Target
+from targets.devices.base import Device
+
+MODEL = "model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compile(Stage):
+    """Build the exported ONNX file for the target."""
+
+    target: Target
+    device: Device
+
+    def versions(self) -> Mapping[str, str]:
+        """Versions of the target's compiler and runtime."""
+        return self.target.versions()
+
+    def code(self) -> tuple[str, ...]:
+        """The target and the device are found by name."""
+        return (type(self.target).__module__, type(self.device).__module__)
+
+    def run(self, inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> None:
+        """Write the deployable files into `model/`."""
+        source = inputs["previous"].path
+        with progress.bar(f"compile for {self.target.name()}", 1) as bar:
+            (out / MODEL).mkdir(exist_ok=True)
+            self.device.build(self.target, source / "model.onnx", out / MODEL)
+            bar.advance()
+        if (source / "info.json").is_file():
+            shutil.copyfile(source / "info.json", out / "info.json")

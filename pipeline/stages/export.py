@@ -1,0 +1,54 @@
+"""The ONNX file that ships: static or dynamic batch, Q/DQ pairs where the target's kernels want them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from pipeline.core import Stage
+from pipeline.progress import Progress
+from pipeline.references import DataSpec, ModelSpec
+from pipeline.store import Artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Stage):
+    """Write the deployable ONNX file."""
+
+    uses: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxscript", "torch")
+
+    model: ModelSpec
+    data: DataSpec
+    scheme: Mapping[str, Any]  # the fields of the target's Int8Scheme
+    batch: Annotated[
+        Annotated[int, Field(ge=1)] | Literal["dynamic"], Field(description="images per call, or dynamic")
+    ] = 1
+
+    def run(self, inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> None:
+        """Write `model.onnx` and `info.json`."""
+        from pipeline import checkpoint, lowering
+        from pipeline.exporting import metadata_of, to_onnx
+        from targets.base import Int8Scheme
+
+        source = inputs["previous"].path
+        float_model, ranges = lowering.lowered_files(source)
+        info = checkpoint.Info.load(source)
+        figures = dict(info.figures) if info else {}
+        with progress.bar("export", 1) as bar:
+            if self.batch != 1:
+                model, _ = checkpoint.load(source, self.model)
+                data = self.data.load()
+                count = max(checkpoint.CHECKED_SAMPLES, self.batch if isinstance(self.batch, int) else 0)
+                metadata = metadata_of(data.preprocessing, data.classes)
+                float_model = out / "float.onnx"
+                samples = data.calibration[:count][0]
+                figures["onnx_max_abs_delta"] = to_onnx(model, samples, float_model, self.batch, metadata)
+            lowered = lowering.lower(float_model, ranges, Int8Scheme(**self.scheme), out / lowering.MODEL)
+            bar.advance()
+        if float_model.parent == out:
+            float_model.unlink()
+        if info:
+            kept = {k: figures[k] for k in ("onnx_max_abs_delta",) if k in figures}
+            checkpoint.Info(info.params, info.macs, {**kept, **lowered.figures()}).save(out)

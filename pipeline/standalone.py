@@ -1,0 +1,183 @@
+"""Single steps on plain files, for people who need only one of them."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from calibration.ranges import Ranges
+from pipeline import lowering
+from pipeline.calibrating import observe
+from pipeline.checkpoint import Info
+from pipeline.core import PREVIOUS
+from pipeline.devices import Place
+from pipeline.errors import UserError
+from pipeline.exporting import INPUT, Shape, shapes_of
+from pipeline.progress import Progress
+from pipeline.recipe import Recipe
+from pipeline.store import Artifact
+from targets.base import Target
+from targets.devices.base import Measurement, Timing
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What one artifact did on one device."""
+
+    measurement: Measurement
+    size_bytes: int
+
+
+def measure(artifact: Path, target: Target, place: Place, timing: Timing, progress: Progress) -> Timed:
+    """Time an ONNX file (built first) or a folder that `deploy` wrote, on random input.
+
+    Raises UserError for anything else, and NoDeviceError where nothing can run it.
+    """
+    if place.why_not:
+        raise UserError(f"{target.name()} cannot be timed here: {place.why_not}")
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        built, shapes = _built(artifact, target, place, scratch)
+        rng = np.random.default_rng(0)
+        feeds = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+        np.savez(scratch / "feeds.npz", **feeds)  # type: ignore[arg-type]
+        with progress.bar(f"time {artifact.name}", timing.rounds) as bar:
+            contestants = {"artifact": (target, built)}
+            found = place.device.measure(contestants, scratch / "feeds.npz", timing, bar.advance)
+        size = sum(path.stat().st_size for path in target.shipped(built))
+    return Timed(found["artifact"], size)
+
+
+def compile_model(model: Path, target: Target, place: Place, out: Path) -> None:
+    """Build an ONNX file for a target into the folder `out`. Raises UserError if `out` holds something."""
+    load(model)
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty: name another folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    place.device.build(target, model, out)
+
+
+def calibrate(
+    model: Path, samples: NDArray[Any], observer: str, options: Mapping[str, float], progress: Progress
+) -> Ranges:
+    """Observe the activations of a float ONNX file on `samples` `(N, ...)`."""
+
+    def batches() -> Iterator[NDArray[Any]]:
+        for start in range(0, len(samples), BATCH):
+            yield samples[start : start + BATCH]
+
+    inputs = shapes_of(load(model))
+    if list(inputs) != [INPUT]:
+        raise UserError(f"{model}: its inputs are {', '.join(inputs)}; this takes one, named {INPUT!r}")
+    return observe(model, batches(), len(samples), observer, options, progress)
+
+
+def place_pairs(model: Path, ranges: Path, target: Target, out: Path) -> lowering.Lowered:
+    """Write the int8 ONNX file of a float one for a target, from its ranges."""
+    load(model)
+    return lowering.lower(model, ranges, target.scheme, out)
+
+
+def export_recipe(recipe: Recipe, out: Path) -> float:
+    """Export a recipe's model in float, with the batch of its export stage; return the largest |Δ|."""
+    from pipeline import checkpoint
+    from pipeline.exporting import metadata_of, to_onnx
+
+    data = recipe.data_spec().load()
+    batch = recipe.options("export")["batch"] if "export" in recipe.sections.stages else 1
+    count = max(checkpoint.CHECKED_SAMPLES, batch if isinstance(batch, int) else 0)
+    model = checkpoint.source_model(recipe.model_spec())
+    metadata = metadata_of(data.preprocessing, data.classes)
+    return to_onnx(model, data.calibration[:count][0], out, batch, metadata)
+
+
+def run_stage(recipe: Recipe, name: str, start: Path | None, out: Path, progress: Progress) -> Info:
+    """Run one of a recipe's torch stages on the source model, or on the folder `start`, into `out`."""
+    if name not in recipe.sections.stages:
+        raise UserError(f"{recipe.path}: stages: has no {name}; add it with its options")
+    shared = {"model": recipe.model_spec(), "data": recipe.data_spec()}
+    source, stage = (recipe.stage(which, shared) for which in ("source", name))
+    if not stage.resumable and out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty: name another folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        previous = start
+        if previous is None:
+            previous = Path(folder)
+            source.run({}, previous, progress)
+        stage.run({PREVIOUS: Artifact(previous, "")}, out, progress)
+    info = Info.load(out)
+    if info is None:
+        raise UserError(f"{name} left no info.json in {out}")
+    return info
+
+
+def samples_from(data: Path, limit: int) -> NDArray[np.float32]:
+    """Read calibration samples `(N, ...)`: an .npz or .npy file, or a folder of .npy files, one sample each.
+
+    Samples are what the model takes, preprocessed; an .npz has them under the name of the input, or alone.
+    """
+    if data.is_dir():
+        files = sorted(data.glob("*.npy"))[:limit]
+        if not files:
+            raise UserError(f"--data {data}: the folder has no .npy files")
+        arrays = [_array(path) for path in files]
+        odd = next((p for p, a in zip(files, arrays, strict=True) if a.shape != arrays[0].shape), None)
+        if odd is not None:
+            raise UserError(f"--data {odd}: its shape differs from that of {files[0].name}")
+        return np.stack(arrays)
+    if not data.is_file():
+        raise UserError(f"--data {data}: there is no such file or folder")
+    samples = _array(data)[:limit]
+    if not len(samples):
+        raise UserError(f"--data {data}: holds no samples")
+    return samples
+
+
+def load(model: Path) -> onnx.ModelProto:
+    """Read an ONNX file. Raises UserError."""
+    try:
+        return onnx.load(model)
+    except FileNotFoundError:
+        raise UserError(f"there is no model {model}") from None
+    except (DecodeError, onnx.checker.ValidationError) as error:
+        raise UserError(f"{model} is no ONNX file: {error}") from error
+
+
+def _built(artifact: Path, target: Target, place: Place, scratch: Path) -> tuple[Path, dict[str, Shape]]:
+    if artifact.suffix == ".onnx":
+        shapes = shapes_of(load(artifact))
+        (scratch / "model").mkdir()
+        place.device.build(target, artifact, scratch / "model")
+        return scratch / "model", shapes
+    manifest = artifact / "manifest.json"
+    if not manifest.is_file():
+        raise UserError(f"{artifact}: give an .onnx file, or a folder that `edgesmith deploy` wrote")
+    told = json.loads(manifest.read_text())
+    if told["target"]["name"] != target.name():
+        raise UserError(f"{artifact} was built for {told['target']['name']}: add --target {told['target']['name']}")
+    return artifact / "model", {name: tuple(shape) for name, shape in told["inputs"].items()}
+
+
+def _array(path: Path) -> NDArray[np.float32]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"--data {path}: not a readable array file ({error})") from error
+    if isinstance(loaded, np.ndarray):
+        return loaded.astype(np.float32)
+    with loaded:
+        names = loaded.files
+        if INPUT not in names and len(names) != 1:
+            raise UserError(f"--data {path}: has the arrays {', '.join(names)}; name the samples {INPUT!r}")
+        found: NDArray[np.float32] = loaded[INPUT if INPUT in names else names[0]].astype(np.float32)
+        return found

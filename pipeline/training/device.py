@@ -1,0 +1,53 @@
+"""Where a model is trained, in which precision, and batches on their way there."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.training.config import Precision
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that `name` ("auto", "cpu", "cuda", "cuda:1" …) stands for. Raises UserError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"accelerator: {name!r} cannot be used here ({reason}); try auto or cpu") from error
+    return device
+
+
+def resolve_bf16(precision: Precision, device: torch.device) -> bool:
+    """Tell whether to compute in bfloat16; "auto" does so where the hardware multiplies it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # AMX or AVX512-BF16 there; elsewhere bfloat16 is emulated, and slower than float32.
+    return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's first parameter; the CPU for a model without any."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def place(model: nn.Module, device: torch.device, memory_format: torch.memory_format) -> None:
+    """Move a model to a device, its convolution weights into a layout; channels-last convolves faster."""
+    model.to(device)
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.to(device, memory_format=memory_format)
+
+
+def to_device(x: NDArray[np.float32], device: torch.device) -> Tensor:
+    """Copy inputs to a device, images in the channels-last layout."""
+    tensor = torch.from_numpy(np.ascontiguousarray(x, np.float32))
+    if tensor.ndim == 4:
+        tensor = tensor.contiguous(memory_format=torch.channels_last)
+    return tensor.to(device, non_blocking=True)

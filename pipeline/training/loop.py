@@ -1,0 +1,205 @@
+"""The training loop: validated every epoch, best epoch kept, interruptible, resumed bit for bit."""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.data.base import Data
+from pipeline.errors import UserError
+from pipeline.progress import SILENT, Bar, Progress
+from pipeline.training import state
+from pipeline.training.batches import Batches
+from pipeline.training.config import Training, rate
+from pipeline.training.device import device_of, place, resolve_bf16, resolve_device, to_device
+from pipeline.training.evaluate import Score, evaluate
+
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]  # model, inputs, labels -> loss to descend
+
+LAST, BEST = "last.safetensors", "best.safetensors"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave."""
+
+    loss: float  # mean over its steps
+    validation: Score
+
+
+@dataclass(frozen=True)
+class History:
+    """Every epoch of a run, and which one was kept."""
+
+    epochs: tuple[Epoch, ...] = ()
+
+    @property
+    def best(self) -> int:
+        """Index of the epoch with the highest validation top-1; the last of equal ones."""
+        return max(range(len(self.epochs)), key=lambda i: (self.epochs[i].validation.top1, i))
+
+
+def cross_entropy(model: nn.Module, x: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the mean cross entropy of a classifier on a batch."""
+    return F.cross_entropy(model(x), y, label_smoothing=label_smoothing)
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    config: Training,
+    folder: Path,
+    progress: Progress = SILENT,
+    objective: Objective | None = None,
+) -> History:
+    """Train `model` in place; it ends with the weights of the best epoch on `data.validation`.
+
+    `folder` receives a checkpoint after every epoch, and a call with the same folder goes on from there: the
+    result equals that of an uninterrupted run bit for bit. `objective` replaces cross entropy. The model is
+    back on its device at the end, in evaluation mode. Raises UserError for a loss that diverges, and for a
+    folder of another training.
+    """
+    home = device_of(model)
+    run = _Run(model, data, config, folder, objective)
+    history = run.resume()
+    for epoch in range(len(history.epochs), config.epochs):
+        history = run.epoch(epoch, history, progress)
+    if history.epochs:
+        model.load_state_dict(state.load(folder / BEST)[0])
+    place(model, home, torch.contiguous_format)
+    model.eval()
+    return history
+
+
+class _Run:
+    """One training: the optimizer, the batches, and the checkpoints of a folder."""
+
+    def __init__(
+        self, model: nn.Module, data: Data, config: Training, folder: Path, objective: Objective | None
+    ) -> None:
+        self.model, self.data, self.config, self.folder = model, data, config, folder
+        self.objective = objective or partial(cross_entropy, label_smoothing=config.label_smoothing)
+        self.identity = _identity(model, data, config)
+        self.device = resolve_device(config.accelerator)
+        self.bf16 = resolve_bf16(config.precision, self.device)
+        place(model, self.device, torch.channels_last)
+        self.optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.momentum > 0,
+        )
+        self.batches = Batches(data, config.batch_size, config.seed)
+        self.steps = max(1, round((config.epoch_size or len(data.train)) / self.batches.batch_size))
+
+    def resume(self) -> History:
+        """Take up the folder's last checkpoint, if it has one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / LAST
+        if not path.exists():
+            return History()
+        tensors, header = state.load(path)
+        if header["identity"] != self.identity:
+            raise UserError(
+                f"{path}: comes from a training with other settings, data or start weights; "
+                "give another folder, or remove this one to start over"
+            )
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "momentum": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        self.model.load_state_dict(parts["model"])
+        state.restore_momentum(self.model, self.optimizer, parts["momentum"])
+        return _history(header)
+
+    def epoch(self, epoch: int, history: History, progress: Progress) -> History:
+        """Train and validate one epoch, then put it on disk."""
+        with progress.bar(f"epoch {epoch + 1}/{self.config.epochs}", self.steps) as bar:
+            known = f"  validation {history.epochs[-1].validation.top1:.2%}" if history.epochs else ""
+            loss = self._train(epoch, bar, known)
+            score = evaluate(self.model, self.data.validation)
+            self._check(score.loss, "validation loss", (epoch + 1) * self.steps - 1)
+            bar.advance(0, f"loss {loss:.3f}  validation {score.top1:.2%}")
+        history = replace(history, epochs=(*history.epochs, Epoch(loss, score)))
+        self._save(history)
+        return history
+
+    def _train(self, epoch: int, bar: Bar, known: str) -> float:
+        """Take the steps of one epoch, showing the loss beside what is `known`; return their mean loss."""
+        total = 0.0
+        first = epoch * self.steps
+        self.model.train()
+        with ExitStack() as stack:
+            stack.enter_context(_reproducible(self.config.seed + epoch, self.device))
+            # Closed at once on Ctrl-C, not when the traceback that holds it is dropped.
+            stream = stack.enter_context(closing(self.batches.stream(first, first + self.steps)))
+            for step, (x, y) in enumerate(stream, first):
+                loss = self._step(step, to_device(x, self.device), torch.from_numpy(y).to(self.device))
+                self._check(loss, "loss", step)
+                total += loss
+                bar.advance(1, f"loss {loss:.3f}{known}")
+        return total / self.steps
+
+    def _step(self, step: int, x: Tensor, y: Tensor) -> float:
+        """Take one step down the gradient; return the loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(self.config, step, self.steps)
+        self.optimizer.zero_grad()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = self.objective(self.model, x, y)
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        return loss.item()
+
+    def _check(self, loss: float, name: str, step: int) -> None:
+        """Refuse to go on from a loss that is no number."""
+        if not math.isfinite(loss):
+            raise UserError(
+                f"training diverged: the {name} is {loss} at step {step} (epoch {step // self.steps + 1}); "
+                f"lower lr (it is {self.config.lr:g}), or check the data for NaN"
+            )
+
+    def _save(self, history: History) -> None:
+        """Write the best weights first: a run killed in between repeats its epoch and writes them again."""
+        weights = self.model.state_dict()
+        header = {"identity": self.identity, "epochs": [asdict(epoch) for epoch in history.epochs]}
+        if history.best == len(history.epochs) - 1:
+            state.save(self.folder / BEST, weights, header)
+        both = {f"model.{name}": tensor for name, tensor in weights.items()}
+        both |= {f"momentum.{n}": t for n, t in state.momentum(self.model, self.optimizer).items()}
+        state.save(self.folder / LAST, both, header)
+
+
+def _history(header: dict[str, Any]) -> History:
+    """Read the epochs out of a checkpoint's header."""
+    return History(tuple(Epoch(e["loss"], Score(**e["validation"])) for e in header["epochs"]))
+
+
+def _identity(model: nn.Module, data: Data, config: Training) -> str:
+    """Return a digest of what a run starts from: settings, start weights, size of the data."""
+    h = hashlib.sha256(repr((config, len(data.train), len(data.validation))).encode())
+    for name, tensor in model.state_dict().items():
+        h.update(name.encode())
+        h.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return h.hexdigest()
+
+
+@contextmanager
+def _reproducible(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch (dropout) for one epoch and make cuDNN deterministic; the caller's state is restored."""
+    devices = [device] if device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True),
+    ):
+        torch.manual_seed(seed)
+        yield

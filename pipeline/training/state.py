@@ -1,0 +1,62 @@
+"""A training run on disk: safetensors with a JSON header, replaced atomically. Nothing is pickled."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+
+_FIX = "remove the file to start this training over"
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON-able header to `path`, which never holds half a file. Raises UserError."""
+    # Copies: safetensors refuses tensors that share memory, and tied weights do.
+    flat = {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(flat, beside, {"header": json.dumps(header, sort_keys=True)})
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be written ({error}); make room, then run again to go on") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save` wrote. Raises UserError for a file that is not one."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})["header"])
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, header
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not a training checkpoint ({error}); {_FIX}") from error
+
+
+def momentum(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return SGD's momentum by parameter name; empty before the first step."""
+    return {
+        name: buffer
+        for name, parameter in model.named_parameters()
+        if (buffer := optimizer.state[parameter].get("momentum_buffer")) is not None
+    }
+
+
+def restore_momentum(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
+    """Give the optimizer back what `momentum` returned."""
+    for name, parameter in model.named_parameters():
+        if name in saved:
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(saved[name])

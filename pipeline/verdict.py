@@ -1,0 +1,49 @@
+"""Does a stage pay on this device? Judged against what would ship without it."""
+
+from dataclasses import dataclass
+
+from pipeline.report.schema import Interval, Proportion, Verdict
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a stage's result, beside the artifact that it would replace."""
+
+    previous: str  # the stage whose artifact it would replace
+    accuracy: Proportion | None  # on validation: test is reported, never decided on
+    source_accuracy: Proportion | None
+    ratio: Interval | None  # p50 over that of `previous`, interleaved
+    size: int
+    previous_size: int
+
+
+def judge(evidence: Evidence, max_drop: float, reject: bool) -> Verdict:
+    """Return the verdict; `max_drop` in points of the metric, `reject` if a regression must not ship."""
+    lost = drop(evidence)
+    if lost is not None and lost > max_drop:
+        text = f"validation accuracy −{lost:.2f} points, more than {max_drop:g}"
+        return _regression("inaccurate", text, evidence.previous, reject)
+    if evidence.ratio is None:
+        return Verdict(kind="unmeasured", text="no device: speed and accuracy unknown")
+    ratio = evidence.ratio
+    spread = f"{1 / ratio.high:.2f}–{1 / ratio.low:.2f}×"
+    if ratio.low > 1:
+        return _regression("slower", f"slower than {evidence.previous}: {spread}", evidence.previous, reject)
+    if ratio.high < 1:
+        return Verdict(kind="pays", text=f"{1 / ratio.value:.2f}× faster than {evidence.previous}")
+    smaller = evidence.size < 0.99 * evidence.previous_size
+    gain = f"{evidence.previous_size / evidence.size:.1f}× smaller, not faster" if smaller else "does not pay"
+    return Verdict(kind="same", text=f"{gain} ({spread} of {evidence.previous})")
+
+
+def drop(evidence: Evidence) -> float | None:
+    """Return the validation accuracy lost since the source, in points."""
+    if evidence.accuracy is None or evidence.source_accuracy is None:
+        return None
+    return 100 * (evidence.source_accuracy.value - evidence.accuracy.value)
+
+
+def _regression(kind: str, text: str, previous: str, reject: bool) -> Verdict:
+    if reject:
+        text += f"; rejected, {previous} ships"
+    return Verdict(kind="slower" if kind == "slower" else "inaccurate", text=text, rejected=reject)

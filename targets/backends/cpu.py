@@ -1,0 +1,203 @@
+"""OpenVINO on CPUs: IR files, and a compiled model beside them for a fast start on the CPU that built it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, Iterator, Mapping, Optional, Tuple, cast
+
+import numpy as np
+
+from targets.base import Int8Scheme, Target, TargetError
+from targets.cpuinfo import cpu_features, cpu_model
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from targets.base import Runner, Tensors
+
+PRECISIONS = ("f32", "bf16", "f16", "auto")
+KERNELS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNCell", "RNNSeq"})
+
+
+@dataclass(frozen=True)
+class Cpu(Target):
+    """Compile to OpenVINO IR and run with a pinned precision, one stream and the latency hint.
+
+    `precision` is what float layers run in; Q/DQ layers run in int8 whatever it says. OpenVINO by itself
+    ("auto") takes bf16 wherever the CPU has it, without a word: top-1 agreement with f32 was 99.3% there.
+    """
+
+    threads: int = 1
+    precision: str = "f32"
+
+    scheme: ClassVar[Int8Scheme] = Int8Scheme(
+        activation="uint8",  # oneDNN's int8 kernels take u8 sources natively; s8 costs a compensation term
+        symmetric=False,  # source zero points fold into that same compensation: asymmetry is free
+        per_channel=True,  # oneDNN scales per output channel at no cost
+        joined=("Add", "Concat"),  # low precision transformations fuse the residual add into the convolution
+        quantize_outputs=False,  # a Q/DQ pair between Conv and Relu breaks the fusion of both
+        quantize_bias=False,  # the plug-in wants f32 bias behind the dequantization
+    )
+    uses: ClassVar[Tuple[str, ...]] = ("openvino",)
+    align: ClassVar[int] = 8  # oneDNN's AVX2 block; its AVX-512 kernels pad blocks of 16 cheaply
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise TargetError(
+                f"target cpu: precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
+            )
+        if self.threads < 1:
+            raise TargetError(f"target cpu: threads must be 1 or more, got {self.threads}")
+
+    def build(self, onnx: Path, out: Path) -> None:
+        """Write model.xml and model.bin, and the compiled model with a note of what it was compiled for."""
+        ov = _openvino()
+        core = ov.Core()
+        try:
+            model = core.read_model(onnx)
+            ov.save_model(model, out / "model.xml", compress_to_fp16=self.precision == "f16")
+            # From the file, not from `model`: what is timed is what ships.
+            compiled = core.compile_model(out / "model.xml", "CPU", self._config())
+        except RuntimeError as error:
+            raise TargetError(f"OpenVINO cannot compile {onnx}: {_reason(error)}") from error
+        blob = bytes(compiled.export_model().getbuffer())
+        (out / "model.blob").write_bytes(blob)
+        note = json.dumps({**self._made_for(), "sha256": _sha256(blob)}, indent=2, sort_keys=True)
+        (out / "model.blob.json").write_text(note + "\n")
+
+    @contextmanager
+    def open(self, built: Path) -> Iterator[Runner]:
+        """Load the compiled model where it fits this CPU and OpenVINO, else compile the IR."""
+        ov = _openvino()
+        core = ov.Core()
+        try:
+            compiled = self._imported(core, built) or core.compile_model(
+                built / "model.xml", "CPU", self._config()
+            )
+        except RuntimeError as error:
+            raise TargetError(f"OpenVINO cannot load {built / 'model.xml'}: {_reason(error)}") from error
+        yield OpenVinoRunner(compiled)
+
+    def shipped(self, built: Path) -> Tuple[Path, ...]:
+        """The IR. The compiled model is a cache: it repeats the weights, for this CPU alone."""
+        return built / "model.xml", built / "model.bin"
+
+    def _config(self) -> Dict[str, Any]:
+        config: Dict[str, Any] = {
+            "INFERENCE_NUM_THREADS": self.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+        }
+        if self.precision != "auto":
+            config["INFERENCE_PRECISION_HINT"] = self.precision
+        return config
+
+    def _made_for(self) -> Dict[str, Any]:
+        """All that a compiled model depends on. One for another CPU can crash, so it is never tried."""
+        return {
+            "openvino": self.versions()["openvino"],
+            "machine": platform.machine(),
+            "cpu": cpu_model(),
+            "features": list(cpu_features()),
+            "config": self._config(),
+        }
+
+    def _imported(self, core: Any, built: Path) -> Optional[Any]:
+        """Return the stored compiled model, or None where it is absent, damaged or for another machine."""
+        blob, note = built / "model.blob", built / "model.blob.json"
+        if not (blob.is_file() and note.is_file()):
+            return None
+        data = blob.read_bytes()
+        if _read_json(note) != {**self._made_for(), "sha256": _sha256(data)}:
+            return None
+        return core.import_model(data, "CPU", self._config())
+
+
+class OpenVinoRunner:
+    """A compiled OpenVINO model behind one inference request."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._request = compiled.create_infer_request()
+        self._outputs = tuple(port.any_name for port in compiled.outputs)
+        self._views = self._static_views()
+
+    def __call__(self, feeds: Tensors, /) -> Tensors:
+        """Run one batch; inputs are copied in and outputs out, as an application would."""
+        if self._views is None:
+            result = self._request.infer(dict(feeds), share_inputs=True)
+            return dict(zip(self._outputs, result.values()))
+        inputs, outputs = self._views
+        for name, view in inputs.items():
+            np.copyto(view, feeds[name], casting="no")
+        self._request.infer(share_outputs=True)
+        return {name: view.copy() for name, view in outputs.items()}
+
+    @property
+    def inputs(self) -> Mapping[str, Tuple[int, ...]]:
+        """Input shapes by name; a dynamic dimension reads -1."""
+        return {
+            port.any_name: tuple(-1 if d.is_dynamic else d.get_length() for d in port.partial_shape)
+            for port in self._compiled.inputs
+        }
+
+    def precision(self) -> Dict[str, int]:
+        """Compute kernels by the precision that the runtime model says each one runs in."""
+        counts: Counter[str] = Counter()
+        for node in self._compiled.get_runtime_model().get_ops():
+            info = node.get_rt_info()
+            if info["layerType"].astype(str) in KERNELS:
+                counts[_short(info["runtimePrecision"].astype(str))] += 1
+        return dict(sorted(counts.items()))
+
+    def _static_views(self) -> Optional[Tuple[Dict[str, NDArray[Any]], Dict[str, NDArray[Any]]]]:
+        """Arrays over the request's own tensors: half the call's overhead. None where shapes are dynamic."""
+        ports = [*self._compiled.inputs, *self._compiled.outputs]
+        if any(port.partial_shape.is_dynamic for port in ports):
+            return None
+        inputs = {port.any_name: self._request.get_tensor(port).data for port in self._compiled.inputs}
+        outputs = {port.any_name: self._request.get_tensor(port).data for port in self._compiled.outputs}
+        return inputs, outputs
+
+
+def _openvino() -> Any:
+    """Import OpenVINO without its telemetry.
+
+    By default the import reports over the network from a forked child, which runs beside what is being timed,
+    inherits this process's pipes, and was seen to hang where there is no network. OpenVINO does without the
+    package where it cannot be imported.
+    """
+    sys.modules.setdefault("openvino_telemetry", cast(Any, None))
+    import openvino
+
+    return openvino
+
+
+def _short(precision: str) -> str:
+    """u8 and i8 are the sources of the same int8 kernels; weights are i8 in both."""
+    return "i8" if precision == "u8" else precision
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        return None
+
+
+def _reason(error: RuntimeError) -> str:
+    """OpenVINO's own words without its call sites."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return " ".join(said or lines)[:500]

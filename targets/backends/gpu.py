@@ -1,0 +1,246 @@
+"""TensorRT on NVIDIA GPUs: engines for the GPU at hand, or ahead of time with TensorRT for RTX.
+
+Building ahead of time was run and tested. Running an engine takes a GPU, which the machine this was written
+on lacks: `EngineRunner` follows TensorRT's documented calls and is untested.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, Iterator, Mapping, Optional, Tuple
+
+import numpy as np
+
+from targets.backends import _cuda, _tensorrt
+from targets.base import Int8Scheme, NoDeviceError, Target, TargetError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from targets.base import Runner, Tensors
+    from targets.devices.base import Fingerprint
+
+TENSORRT_INT8 = Int8Scheme(
+    activation="int8",  # TensorRT quantizes symmetrically to int8 and refuses any other zero point
+    symmetric=True,
+    per_channel=True,  # weights only; activations are always per tensor
+    joined=("Add",),  # fuses into the convolution if both inputs are int8 (NVIDIA/TensorRT#1992)
+    quantize_outputs=False,  # Q/DQ behind Conv or before Relu breaks Conv+Relu fusion
+    quantize_bias=False,  # explicit quantization takes the bias in float
+    min_gemm=16,  # int8 tensor cores take 16 at a time; ModelOpt skips smaller GEMMs too
+)
+MANIFEST = "engines.json"
+
+
+@dataclass(frozen=True)
+class Gpu(Target):
+    """Build one engine per compute capability.
+
+    With a GPU and `tensorrt`, the engine is for that GPU. Otherwise TensorRT for RTX builds, on any x86-64
+    machine, for `capabilities`: "7.5", "8.0", "8.6", "8.9", "12.0", "12.1". A dynamic batch gets 1 to
+    `max_batch`.
+    """
+
+    capabilities: Tuple[str, ...] = ("8.6", "12.0")
+    max_batch: int = 16
+
+    scheme: ClassVar[Int8Scheme] = TENSORRT_INT8
+    uses: ClassVar[Tuple[str, ...]] = ()  # which of the two depends on the machine: see versions
+    extra: ClassVar[Optional[str]] = "rtx"
+    align: ClassVar[int] = 16  # int8 tensor cores load 128 bits (cutlass#75): 16 channels
+
+    def __post_init__(self) -> None:
+        if not self.capabilities:
+            raise TargetError('target gpu: capabilities is empty; give compute capabilities such as ["8.6"]')
+        if self.max_batch < 1:
+            raise TargetError(f"target gpu: max_batch must be 1 or more, got {self.max_batch}")
+
+    def versions(self) -> Dict[str, str]:
+        """Version of the TensorRT that would build here. Raises TargetError naming the extras without one."""
+        found = _tensorrt.installed(*_wanted())
+        if not found:
+            raise _missing()
+        return found
+
+    def build(self, onnx: Path, out: Path) -> None:
+        """Write model.smXX.engine per capability, engines.json, and layers.json where a GPU can load one."""
+        api = _tensorrt.find(*_wanted())
+        if api is None:
+            raise _missing()
+        capabilities = self.capabilities if api.rtx else (_cuda.gpus()[0].capability,)
+        engines = {c: f"model.sm{c.replace('.', '')}.engine" for c in capabilities}
+        for capability, name in engines.items():
+            (out / name).write_bytes(self._engine(api, onnx, capability))
+        manifest = {"runtime": api.name, "version": api.version, "engines": engines}
+        (out / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        if self.runs_here() is None:
+            _write_layers(api, out, engines)
+
+    @contextmanager
+    def open(self, built: Path) -> Iterator[Runner]:
+        """Load the engine for this machine's GPU. Raises NoDeviceError without a GPU, or with another one."""
+        gpus = _cuda.gpus()
+        if not gpus:
+            raise NoDeviceError("no device: this machine has no NVIDIA GPU, or its driver is not loaded")
+        manifest = json.loads((built / MANIFEST).read_text())
+        name = manifest["engines"].get(gpus[0].capability)
+        if name is None:
+            have = ", ".join(manifest["engines"])
+            raise NoDeviceError(
+                f"no engine for {gpus[0].name}: it has capability {gpus[0].capability}, built for {have}"
+            )
+        api = _tensorrt.find(*(_tensorrt.RTX if manifest["runtime"] == "tensorrt_rtx" else ("tensorrt",)))
+        if api is None or api.version != manifest["version"]:
+            raise TargetError(
+                f"{built / name} needs {manifest['runtime']} {manifest['version']},"
+                f" here is {api.version if api else 'none'}: rebuild it on this machine"
+            )
+        runner = EngineRunner(api.module, built / name)
+        try:
+            yield runner
+        finally:
+            runner.close()
+
+    def shipped(self, built: Path) -> Tuple[Path, ...]:
+        """The engine of the first capability: a device gets one, and they differ little in size."""
+        manifest = json.loads((built / MANIFEST).read_text())
+        first = next((c for c in self.capabilities if c in manifest["engines"]), None)
+        return (built / manifest["engines"][first or next(iter(manifest["engines"]))],)
+
+    def runs_here(self) -> Optional[str]:
+        """Return "no device" on a machine without an NVIDIA GPU."""
+        return None if _cuda.gpus() else "no device"
+
+    def is_native(self, device: Fingerprint) -> bool:
+        """Whether `device` has an NVIDIA GPU."""
+        return device.accelerator.startswith("NVIDIA")
+
+    def _engine(self, api: _tensorrt.Api, onnx: Path, capability: str) -> bytes:
+        trt = api.module
+        log = _tensorrt.messages(trt)
+        builder = trt.Builder(log.logger)
+        network, parser = _tensorrt.parse(trt, builder, log, onnx)
+        config = builder.create_builder_config()
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        config.clear_flag(trt.BuilderFlag.TF32)  # f32 means f32: the source is compared against
+        if api.rtx:
+            config.num_compute_capabilities = 1
+            config.set_compute_capability(_capability(trt, capability), 0)
+        self._add_profile(builder, network, config)
+        engine = builder.build_serialized_network(network, config)
+        del parser
+        if engine is None:
+            raise TargetError(f"TensorRT cannot build {onnx} for SM {capability}: {log.first()}")
+        return bytes(engine)
+
+    def _add_profile(self, builder: Any, network: Any, config: Any) -> None:
+        tensors = [network.get_input(i) for i in range(network.num_inputs)]
+        dynamic = [t for t in tensors if -1 in tuple(t.shape)]
+        if not dynamic:
+            return
+        profile = builder.create_optimization_profile()
+        for tensor in dynamic:
+            rest = tuple(tensor.shape)[1:]
+            if -1 in rest:
+                raise TargetError(
+                    f"target gpu: input {tensor.name} is dynamic beyond its batch: {tuple(tensor.shape)}"
+                )
+            profile.set_shape(tensor.name, (1, *rest), (1, *rest), (self.max_batch, *rest))
+        config.add_optimization_profile(profile)
+
+
+class EngineRunner:
+    """An engine with its buffers on the GPU. Untested: see the head of this file."""
+
+    def __init__(self, trt: Any, path: Path) -> None:
+        self._trt = trt
+        self._stream = _cuda.Stream()
+        self._log = _tensorrt.messages(trt)
+        runtime = trt.Runtime(self._log.logger)
+        self._engine = runtime.deserialize_cuda_engine(path.read_bytes())
+        if self._engine is None:
+            raise TargetError(f"TensorRT cannot load {path}: {self._log.first()}")
+        self._context = self._engine.create_execution_context()
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        mode = self._engine.get_tensor_mode
+        self._inputs = [n for n in names if mode(n) == trt.TensorIOMode.INPUT]
+        self._outputs = [n for n in names if mode(n) == trt.TensorIOMode.OUTPUT]
+        self._buffers: Dict[str, Tuple[int, int]] = {}  # name -> address, size
+
+    def __call__(self, feeds: Tensors, /) -> Tensors:
+        """Copy the inputs to the GPU, run, copy the outputs back, wait."""
+        for name in self._inputs:
+            array = np.ascontiguousarray(feeds[name])
+            self._context.set_input_shape(name, array.shape)
+            self._stream.upload(self._bind(name, array.nbytes), array)
+        results = {name: self._empty(name) for name in self._outputs}
+        for name, array in results.items():
+            self._bind(name, array.nbytes)
+        if not self._context.execute_async_v3(self._stream.handle):
+            raise TargetError(f"TensorRT cannot run the engine: {self._log.first()}")
+        for name, array in results.items():
+            self._stream.download(array, self._buffers[name][0])
+        self._stream.synchronize()
+        return results
+
+    @property
+    def inputs(self) -> Mapping[str, Tuple[int, ...]]:
+        """Input shapes by name; a dynamic dimension reads -1."""
+        return {name: tuple(self._engine.get_tensor_shape(name)) for name in self._inputs}
+
+    def precision(self) -> Dict[str, int]:
+        """Compute layers by type, as the engine inspector says."""
+        return _tensorrt.count_precisions(json.loads(_tensorrt.layers(self._trt, self._engine)))
+
+    def close(self) -> None:
+        """Free the GPU's memory."""
+        self._stream.close()
+
+    def _empty(self, name: str) -> NDArray[Any]:
+        kind = self._trt.nptype(self._engine.get_tensor_dtype(name))
+        return np.empty(tuple(self._context.get_tensor_shape(name)), kind)
+
+    def _bind(self, name: str, size: int) -> int:
+        """Return the tensor's buffer, a larger one where it has outgrown the last."""
+        address, held = self._buffers.get(name, (0, -1))
+        if size > held:
+            address = self._stream.allocate(size)
+            self._buffers[name] = (address, size)
+            self._context.set_tensor_address(name, address)
+        return address
+
+
+def _wanted() -> Tuple[str, ...]:
+    """Modules that could build here, best first: full TensorRT only builds for a GPU that is there."""
+    return ("tensorrt", *_tensorrt.RTX) if _cuda.gpus() else _tensorrt.RTX
+
+
+def _missing() -> TargetError:
+    return TargetError(
+        "target gpu needs TensorRT: pip install '.[rtx]' builds engines without a GPU,"
+        " '.[tensorrt]' builds for the GPU of this machine"
+    )
+
+
+def _capability(trt: Any, capability: str) -> Any:
+    members = trt.ComputeCapability.__members__
+    name = f"SM{capability.replace('.', '')}"
+    if name not in members:
+        have = ", ".join(f"{m[2:-1]}.{m[-1]}" for m in members if m.startswith("SM"))
+        raise TargetError(f"target gpu: cannot build for compute capability {capability!r}; have: {have}")
+    return members[name]
+
+
+def _write_layers(api: _tensorrt.Api, out: Path, engines: Mapping[str, str]) -> None:
+    """Write what became of each layer, for the engine that this machine's GPU can load."""
+    name = engines.get(_cuda.gpus()[0].capability)
+    if name is None:
+        return
+    log = _tensorrt.messages(api.module)
+    engine = api.module.Runtime(log.logger).deserialize_cuda_engine((out / name).read_bytes())
+    if engine is None:
+        raise TargetError(f"TensorRT cannot load the engine it built: {log.first()}")
+    (out / "layers.json").write_text(_tensorrt.layers(api.module, engine))

@@ -1,0 +1,169 @@
+"""Networks as users write them, and a masked reference that shares no code with the engine."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.pruning import Plan
+
+
+class LeNet(nn.Module):
+    """Convolutions, tanh, average pooling, and a flatten of channels × 5 × 5 into a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 8, 5, padding=2)
+        self.conv2 = nn.Conv2d(8, 16, 5)
+        self.fc1 = nn.Linear(16 * 5 * 5, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.head = nn.Linear(84, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(torch.tanh(self.conv1(x)), 2)
+        x = F.avg_pool2d(torch.tanh(self.conv2(x)), 2)
+        x = torch.tanh(self.fc1(torch.flatten(x, 1)))
+        return self.head(torch.tanh(self.fc2(x)))
+
+
+class VGG(nn.Module):
+    """A plain stack with batch norm, max pooling, and two linear layers with dropout."""
+
+    def __init__(self, widths: tuple[int | str, ...] = (16, "M", 32, 32, "M", 64, "M")) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 3
+        for width in widths:
+            if isinstance(width, str):
+                layers.append(nn.MaxPool2d(2))
+            else:
+                layers += [
+                    nn.Conv2d(channels, width, 3, padding=1),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(inplace=True),
+                ]
+                channels = width
+        self.features = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(2)
+        self.classifier = nn.Sequential(
+            nn.Linear(channels * 4, 64), nn.ReLU(True), nn.Dropout(), nn.Linear(64, 10)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.features(x))
+        return self.classifier(x.view(x.size(0), -1))
+
+
+def conv_bn(cin: int, cout: int, k: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(cin, cout, k, stride, k // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(cout),
+        nn.ReLU6(inplace=True),
+    )
+
+
+class InvertedResidual(nn.Module):
+    def __init__(self, cin: int, cout: int, stride: int, expand: int) -> None:
+        super().__init__()
+        wide = cin * expand
+        self.residual = stride == 1 and cin == cout
+        self.conv = nn.Sequential(
+            *([conv_bn(cin, wide, 1)] if expand != 1 else []),
+            conv_bn(wide, wide, 3, stride, groups=wide),
+            nn.Conv2d(wide, cout, 1, bias=False),
+            nn.BatchNorm2d(cout),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x) if self.residual else self.conv(x)
+
+
+class MobileNetV2(nn.Module):
+    """Inverted residuals with depthwise convolutions; global mean and a linear classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            conv_bn(3, 16, 3, 2),
+            InvertedResidual(16, 8, 1, 1),
+            InvertedResidual(8, 16, 2, 6),
+            InvertedResidual(16, 16, 1, 6),
+            InvertedResidual(16, 24, 2, 6),
+            conv_bn(24, 64, 1),
+        )
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(64, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x).mean([2, 3]))
+
+
+class Block(nn.Module):
+    def __init__(self, cin: int, cout: int, stride: int, option: str) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(cin, cout, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(cout)
+        self.conv2 = nn.Conv2d(cout, cout, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(cout)
+        self.padding = (cout - cin) // 2
+        self.down = None
+        if option == "B" and (stride != 1 or cin != cout):
+            self.down = nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.down is not None:
+            x = self.down(x)
+        elif self.padding:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.padding, self.padding))
+        return F.relu(out + x)
+
+
+class ResNet(nn.Module):
+    """The CIFAR ResNet of depth 6n + 2; option A pads shortcuts with zero channels, B projects them."""
+
+    def __init__(self, n: int = 1, option: str = "A") -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        widths = [16, 16, 32, 64]
+        self.stages = nn.Sequential(
+            *(
+                Block(widths[s] if i == 0 else widths[s + 1], widths[s + 1], 2 if s and i == 0 else 1, option)
+                for s in range(3)
+                for i in range(n)
+            )
+        )
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stages(F.relu(self.bn1(self.conv1(x))))
+        return self.fc(F.avg_pool2d(x, x.size(3)).flatten(1))
+
+
+def lively(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give norms and biases values that a zeroed filter would leak: nothing is at its initial 0 or 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        for name in ("weight", "bias", "running_mean"):
+            tensor = getattr(module, name, None)
+            if tensor is not None and tensor.ndim == 1:
+                tensor.data = torch.randn(tensor.shape, generator=generator) * 0.5 + 0.3
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.data = torch.rand(module.running_var.shape, generator=generator) + 0.5
+    return model.eval()
+
+
+def reading_only(model: nn.Module, plan: Plan) -> nn.Module:
+    """Return a copy whose dense layers see zeros where the plan cuts their input; nothing else is touched."""
+    masked = copy.deepcopy(model)
+    for name, module in masked.named_modules():
+        kept = plan.kept.get(f"{name}.weight", {}).get(1)
+        if kept is None:
+            continue
+        keep = torch.zeros(module.weight.shape[1])
+        keep[list(kept)] = 1
+        shape = (1, -1) + (1,) * (module.weight.ndim - 2)
+        keep = keep.repeat(getattr(module, "groups", 1)).view(shape)
+        module.register_forward_pre_hook(lambda _, args, keep=keep: (args[0] * keep,))
+    return masked

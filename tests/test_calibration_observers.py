@@ -1,0 +1,89 @@
+import json
+
+import numpy as np
+import pytest
+
+from calibration.errors import CalibrationError
+from calibration.observers import make, names
+from calibration.observers.minmax import Minmax
+from calibration.observers.percentile import Percentile
+
+
+def test_files_are_the_names():
+    assert {"minmax", "percentile"} <= set(names())
+    assert make("minmax") == Minmax()
+    assert make("percentile", percentile=99.0) == Percentile(99.0)
+
+
+@pytest.mark.parametrize("name", names())
+class TestEvery:
+    def test_range_lies_within_the_extremes_and_holds_most_values(self, name):
+        observer = make(name)
+        values = np.random.default_rng(0).normal(1, 2, 5000).astype(np.float32)
+        seen = observer.start()
+        seen.update(values)
+        low, high = observer.range(seen)
+        assert values.min() <= low < high <= values.max()
+        assert np.mean((values >= low) & (values <= high)) > 0.99
+
+    def test_shards_and_order_give_the_same(self, name):
+        observer = make(name)
+        parts = np.random.default_rng(1).standard_cauchy((6, 1000)).astype(np.float32)
+        whole, left, right = observer.start(), observer.start(), observer.start()
+        for part in parts:
+            whole.update(part)
+        for part in parts[3:][::-1]:
+            left.update(part)
+        for part in parts[:3]:
+            right.update(part)
+        left.merge(right)
+        assert observer.range(left) == observer.range(whole)
+
+    @pytest.mark.parametrize("value", [0.0, 3.5, -1e-8])
+    def test_constant_tensors(self, name, value):
+        observer = make(name)
+        seen = observer.start()
+        seen.update(np.full(50, value, np.float32))
+        low, high = observer.range(seen)
+        assert (low, high) == (np.float32(value), np.float32(value))
+
+    def test_configuration_and_state_are_json(self, name):
+        observer = make(name)
+        seen = observer.start()
+        seen.update(np.arange(-3, 9, dtype=np.float32))
+        copy = observer.start()
+        copy.restore(json.loads(json.dumps(seen.state())))
+        assert observer.range(copy) == observer.range(seen)
+        assert make(observer.name(), **json.loads(json.dumps(observer.options))) == observer
+
+
+def test_percentile_cuts_both_tails():
+    values = np.random.default_rng(0).standard_cauchy(100_000).astype(np.float32)
+    observer = Percentile(99.0)
+    seen = observer.start()
+    seen.update(values)
+    assert observer.range(seen) == pytest.approx(tuple(np.percentile(values, [1, 99])), rel=1 / 128)
+
+
+def test_percentile_of_a_sparse_relu_output_is_not_that_of_its_zeros():
+    observer = Percentile(99.0)
+    seen = observer.start()
+    values = np.zeros(100_000, np.float32)
+    values[:200] = np.linspace(1, 2, 200)
+    seen.update(values)
+    low, high = observer.range(seen)
+    assert high == pytest.approx(1.99, rel=1 / 128)
+    assert low >= 0
+
+
+@pytest.mark.parametrize("bad", [50, 0, -1, 100.1])
+def test_impossible_percentiles(bad):
+    with pytest.raises(CalibrationError, match="percentile is"):
+        Percentile(bad)
+
+
+def test_unknown_names_and_options():
+    with pytest.raises(CalibrationError, match=r"no observer named 'minmx'; have: .*minmax"):
+        make("minmx")
+    with pytest.raises(CalibrationError, match="percentile has no option 'bins'; have: percentile"):
+        make("percentile", bins=3)

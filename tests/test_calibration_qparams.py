@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from calibration.qparams import (
+    activation_params,
+    quantize_bias,
+    quantize_weight,
+    scale_for_bias,
+    weight_scale,
+)
+
+values = st.floats(-1e6, 1e6, width=32)
+
+
+def fake(x: np.ndarray, scale: float, zero: int, dtype: str) -> np.ndarray:
+    """QuantizeLinear and DequantizeLinear as the ONNX specification words them."""
+    info = np.iinfo(dtype)
+    return (np.clip(np.rint(x / scale) + zero, info.min, info.max) - zero) * scale
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@settings(deadline=None)
+@given(a=values, b=values)
+def test_zero_is_exact_and_the_range_is_covered_to_half_a_step(dtype, symmetric, a, b):
+    low, high = min(a, b), max(a, b)
+    assume(max(abs(low), abs(high)) > 1e-6)
+    params = activation_params(low, high, dtype, symmetric)
+    scale, zero = float(params.scale), int(params.zero_point)
+    assert params.zero_point.dtype == np.dtype(dtype)
+    assert fake(np.zeros(1), scale, zero, dtype)[0] == 0
+    inside = np.linspace(min(low, 0), max(high, 0), 101)
+    # the zero point is rounded, which moves the whole grid by up to half a step, so the ends may lose one
+    error = np.abs(fake(inside, scale, zero, dtype) - inside)
+    assert error.max() <= scale * (0.5 if symmetric else 1.0) * (1 + 1e-5)
+    assert np.median(error) <= scale * 0.5 * (1 + 1e-5)
+
+
+def test_symmetric_zero_points_are_fixed():
+    assert activation_params(-1, 3, "int8", True).zero_point == 0
+    assert activation_params(0, 3, "uint8", True).zero_point == 128
+    assert activation_params(-1, 3, "int8", True).scale == np.float32(3 / 127)
+
+
+def test_one_sided_ranges_use_every_step():
+    params = activation_params(0.5, 2.0, "uint8", False)
+    assert (float(params.scale), int(params.zero_point)) == (np.float32(2 / 255), 0)
+    params = activation_params(-2.0, -0.5, "int8", False)
+    assert (float(params.scale), int(params.zero_point)) == (np.float32(2 / 255), 127)
+
+
+@pytest.mark.parametrize("span", [0.0, 1e-40, 1e-25])
+def test_a_range_of_nothing_gets_scale_one(span):
+    for dtype in ("uint8", "int8"):
+        params = activation_params(0.0, span, dtype, False)
+        assert params.scale == 1
+        assert params.zero_point == np.iinfo(dtype).min
+
+
+@pytest.mark.parametrize("axis", [0, 1, None])
+@settings(deadline=None)
+@given(seed=st.integers(0, 1000), spread=st.floats(0, 6))
+def test_weights_come_back_within_half_a_step(axis, seed, spread):
+    rng = np.random.default_rng(seed)
+    weight = (rng.normal(0, 1, (5, 4, 3, 3)) * 10.0 ** rng.uniform(-spread, spread, (5, 4, 1, 1))).astype(
+        np.float32
+    )
+    scale = weight_scale(weight, axis)
+    assert scale.shape == (() if axis is None else (weight.shape[axis],))
+    integers = quantize_weight(weight, scale, axis)
+    steps = scale if axis is None else scale.reshape([-1 if i == axis else 1 for i in range(4)])
+    assert (np.abs(integers * steps.astype(np.float64) - weight) <= steps * 0.5 * (1 + 1e-5)).all()
+    assert np.abs(integers.astype(int)).max() == 127
+
+
+def test_dead_channels_share_the_greatest_scale():
+    weight = np.zeros((3, 2), np.float32)
+    weight[0] = [1.0, -2.54]
+    weight[2] = [0.127, 0]
+    assert weight_scale(weight, 0) == pytest.approx([0.02, 0.02, 0.001])
+    assert (quantize_weight(weight, weight_scale(weight, 0), 0)[1] == 0).all()
+    assert (weight_scale(np.zeros((3, 2), np.float32), 0) == 1).all()
+    assert weight_scale(np.zeros((3, 2), np.float32), None) == 1
+
+
+def test_a_bias_that_would_leave_int32_widens_its_weights_scale():
+    scale = np.asarray([1e-3, 1e-9], np.float32)
+    bias = np.asarray([1.0, 1000.0], np.float32)
+    widened = scale_for_bias(scale, bias, data_scale=0.01)
+    assert widened[0] == scale[0]
+    assert widened[1] > scale[1]
+    steps = widened.astype(np.float64) * 0.01
+    integers = quantize_bias(bias, steps.astype(np.float32))
+    assert integers.dtype == np.int32
+    assert integers * steps == pytest.approx(bias, rel=1e-4)
+    assert scale_for_bias(np.asarray(1e-9, np.float32), bias, 0.01).shape == ()

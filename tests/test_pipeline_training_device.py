@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.training import device as d
+
+CPU = torch.device("cpu")
+
+
+def test_auto_prefers_a_gpu_and_falls_back_to_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert d.resolve_device("auto") == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert d.resolve_device("auto") == torch.device("cuda")
+
+
+@pytest.mark.parametrize("name", ["cuda:77", "abacus"])
+def test_a_device_that_is_not_there_is_one_line(name):
+    with pytest.raises(
+        UserError, match=f"accelerator: '{name}' cannot be used here .*; try auto or cpu"
+    ) as error:
+        d.resolve_device(name)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_auto_precision_asks_the_cpu(monkeypatch, supported):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": supported})
+    assert d.resolve_bf16("auto", CPU) is supported
+    assert d.resolve_bf16("bf16", CPU) is True
+    assert d.resolve_bf16("f32", CPU) is False
+
+
+def test_layouts():
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(8, 2))
+    x = np.random.default_rng(0).normal(size=(5, 4, 3, 3)).astype(np.float32)
+    before = model(torch.from_numpy(x))
+    d.place(model, CPU, torch.channels_last)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    on_device = d.to_device(x, CPU)
+    assert on_device.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(model(on_device), before)
+    assert torch.equal(on_device, torch.from_numpy(x))
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 7)])
+def test_inputs_of_any_rank_become_float32(shape):
+    x = np.ones((*shape, 2))[..., 0]  # float64, not contiguous
+    tensor = d.to_device(x, CPU)
+    assert (tensor.dtype, tuple(tensor.shape)) == (torch.float32, shape)
