@@ -55,25 +55,28 @@ class Assessor:
     proxy: bool
     rows: list[StageReport] = field(default_factory=list)
     _builds: list[Built] = field(default_factory=list)
-    _good: Built | None = None  # the last result that was no regression
+    _previous: Built | None = None  # what a stage's result would replace
+    _good: Built | None = None  # the last one that was no regression: what ships instead of a rejected one
 
     def on_done(self, done: Done) -> Artifact:
         """Measure a stage's result; return it, or the one that goes on in its place."""
         built = self._build(done)
         source = self._builds[0] if self._builds else built
-        good = self._good or built
+        previous = self._previous or built
         twin = next((b for b in self._builds if b.digest == built.digest), None)
         if twin is not None:
             row = self._twin_row(done, built, twin)
         else:
-            row = self._measured_row(done, built, source, good)
+            row = self._measured_row(done, built, source, previous)
         self.rows.append(row)
         self._builds.append(built)
         if row.verdict.rejected:
-            return good.artifact
-        if row.verdict.kind not in ("slower", "inaccurate"):
-            self._good = built
-        return done.artifact
+            self._previous = self._good or source
+        else:
+            self._previous = built
+            if row.verdict.kind not in ("slower", "inaccurate"):
+                self._good = built
+        return self._previous.artifact
 
     @property
     def shipped(self) -> str:
@@ -108,15 +111,15 @@ class Assessor:
         found[f"validation_{primary}"] = Proportion(**meter.metrics(path, "validation")[primary])
         return found
 
-    def _measured_row(self, done: Done, built: Built, source: Built, good: Built) -> StageReport:
+    def _measured_row(self, done: Done, built: Built, source: Built, previous: Built) -> StageReport:
         if built.meter.why_not:
-            return self._row(done, built, self._verdict(built, source, good, None), {})
-        contestants = {b.stage: b.contestant for b in (source, good, built)}
+            return self._row(done, built, self._verdict(built, source, previous, None), {})
+        contestants = {b.stage: b.contestant for b in (source, previous, built)}
         race = built.meter.race(contestants)
         mine = race[built.stage]
         seed = self.meter.timing.seed
         speedup = _ratio(race[source.stage], mine, seed) if source is not built else None
-        ratio = _ratio(mine, race[good.stage], seed) if good is not built else None
+        ratio = _ratio(mine, race[previous.stage], seed) if previous is not built else None
         fields = {
             "latency": latency(mine),
             "speedup": speedup,
@@ -125,9 +128,11 @@ class Assessor:
             "ran": dict(mine.precision),
             "warnings": mine.warnings,
         }
-        return self._row(done, built, self._verdict(built, source, good, ratio), fields)
+        return self._row(done, built, self._verdict(built, source, previous, ratio), fields)
 
-    def _verdict(self, built: Built, source: Built, good: Built, ratio: Interval | None) -> Verdict:
+    def _verdict(
+        self, built: Built, source: Built, previous: Built, ratio: Interval | None
+    ) -> Verdict:
         if built is source:
             return Verdict(kind="reference", text="the model as it came")
         twin = next((b for b in self._builds if b.origin == built.origin and b is not source), None)
@@ -135,7 +140,13 @@ class Assessor:
             return Verdict(kind="same", text=f"another build of what {twin.stage} gave")
         name = f"validation_{self.meter.task.primary}"
         evidence = Evidence(
-            good.stage, built.metrics.get(name), source.metrics.get(name), ratio, built.size, good.size
+            previous=previous.stage,
+            fallback=(self._good or source).stage,
+            accuracy=built.metrics.get(name),
+            source_accuracy=source.metrics.get(name),
+            ratio=ratio,
+            size=built.size,
+            previous_size=previous.size,
         )
         reject = self.recipe.policy(built.stage) == "reject"
         return judge(evidence, self.recipe.sections.budget.max_drop, reject)

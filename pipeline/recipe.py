@@ -13,6 +13,7 @@ from pipeline.core import Stage
 from pipeline.errors import UserError
 from pipeline.fingerprint import of_file
 from pipeline.options import Where
+from pipeline.tasks.base import Task
 from pipeline.references import DataSpec, ModelSpec, data_spec, factory, weights_file
 from targets.base import Target, TargetError
 from targets.devices.base import Timing
@@ -161,7 +162,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def _check(recipe: Recipe) -> None:
     """Validate what the sections' types do not: names, options and order."""
-    plugins.find("pipeline.tasks", recipe.sections.task, object)
+    plugins.find("pipeline.tasks", recipe.sections.task, Task)
     for target in recipe.sections.targets:
         recipe.target(target)
     names = list(recipe.sections.stages)

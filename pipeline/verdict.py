@@ -1,8 +1,11 @@
 """Does a stage pay on this device? Judged against what would ship without it."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.report.schema import Interval, Proportion, Verdict
+
+ROUNDING = 1e-9  # of a difference of shares, in points
 
 
 @dataclass(frozen=True)
@@ -10,6 +13,7 @@ class Evidence:
     """What is known of a stage's result, beside the artifact that it would replace."""
 
     previous: str  # the stage whose artifact it would replace
+    fallback: str  # the stage whose artifact ships if this one is rejected
     accuracy: Proportion | None  # on validation: test is reported, never decided on
     source_accuracy: Proportion | None
     ratio: Interval | None  # p50 over that of `previous`, interleaved
@@ -20,15 +24,16 @@ class Evidence:
 def judge(evidence: Evidence, max_drop: float, reject: bool) -> Verdict:
     """Return the verdict; `max_drop` in points of the metric, `reject` if a regression must not ship."""
     lost = drop(evidence)
-    if lost is not None and lost > max_drop:
+    if lost is not None and lost > max_drop + ROUNDING:
         text = f"validation accuracy −{lost:.2f} points, more than {max_drop:g}"
-        return _regression("inaccurate", text, evidence.previous, reject)
+        return _regression("inaccurate", text, evidence.fallback, reject)
     if evidence.ratio is None:
         return Verdict(kind="unmeasured", text="no device: speed and accuracy unknown")
     ratio = evidence.ratio
     spread = f"{1 / ratio.high:.2f}–{1 / ratio.low:.2f}×"
     if ratio.low > 1:
-        return _regression("slower", f"slower than {evidence.previous}: {spread}", evidence.previous, reject)
+        text = f"slower than {evidence.previous}: {spread}"
+        return _regression("slower", text, evidence.fallback, reject)
     if ratio.high < 1:
         return Verdict(kind="pays", text=f"{1 / ratio.value:.2f}× faster than {evidence.previous}")
     smaller = evidence.size < 0.99 * evidence.previous_size
@@ -43,7 +48,7 @@ def drop(evidence: Evidence) -> float | None:
     return 100 * (evidence.source_accuracy.value - evidence.accuracy.value)
 
 
-def _regression(kind: str, text: str, previous: str, reject: bool) -> Verdict:
+def _regression(kind: Literal["slower", "inaccurate"], text: str, fallback: str, reject: bool) -> Verdict:
     if reject:
-        text += f"; rejected, {previous} ships"
-    return Verdict(kind="slower" if kind == "slower" else "inaccurate", text=text, rejected=reject)
+        text += f"; rejected, {fallback} goes on"
+    return Verdict(kind=kind, text=text, rejected=reject)

@@ -35,7 +35,8 @@ class Int8Scheme:
     """The int8 dialect that a runtime's kernels run fast. Data only: each value states its source where set.
 
     `weighted` ops get a pair on the data input and one on the weight; `joined` ops (residual adds, concats,
-    pools) get one on every input, and run in int8 only if all have one. `quantize_outputs` puts a pair behind
+    pools) get one on every input, except that without output pairs a sum keeps the input that is computed
+    last in float: runtimes then add it to the accumulator. `quantize_outputs` puts a pair behind
     each quantized op too, for runtimes whose fused kernels write int8; `quantize_bias` stores the bias as
     int32 with scale input * weight. GEMMs with K or N below `min_gemm` stay in float.
     """

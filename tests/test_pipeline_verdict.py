@@ -15,7 +15,7 @@ def evidence(
 ) -> Evidence:
     interval = Interval(value=ratio[0], low=ratio[1], high=ratio[2]) if ratio else None
     found = share(accuracy) if accuracy is not None else None
-    return Evidence("finetune", found, share(0.9) if found else None, interval, size, 100)
+    return Evidence("finetune", "source", found, share(0.9) if found else None, interval, size, 100)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_verdicts(given: Evidence, kind: str, words: str) -> None:
 def test_a_regression_is_rejected_where_the_recipe_says_so(given: Evidence) -> None:
     verdict = judge(given, max_drop=1.0, reject=True)
     assert verdict.rejected
-    assert "finetune ships" in verdict.text
+    assert "rejected, source goes on" in verdict.text
 
 
 @pytest.mark.parametrize("given", [evidence(), evidence((1.0, 0.97, 1.03)), evidence(None, None)])
@@ -50,4 +50,5 @@ def test_what_is_no_regression_is_never_rejected(given: Evidence) -> None:
 
 
 def test_the_floor_itself_is_allowed() -> None:
-    assert judge(evidence(accuracy=0.89), max_drop=1.0 + 1e-9, reject=True).kind == "pays"
+    """0.9 - 0.89 is a little more than a point in floating point."""
+    assert judge(evidence(accuracy=0.89), max_drop=1.0, reject=True).kind == "pays"

@@ -41,7 +41,7 @@ class Cpu(Target):
         activation="uint8",  # oneDNN's int8 kernels take u8 sources natively; s8 costs a compensation term
         symmetric=False,  # source zero points fold into that same compensation: asymmetry is free
         per_channel=True,  # oneDNN scales per output channel at no cost
-        joined=("Add", "Concat"),  # low precision transformations fuse the residual add into the convolution
+        joined=("Add", "Concat", "MaxPool"),  # low precision transformations fuse the residual add into the convolution
         quantize_outputs=False,  # a Q/DQ pair between Conv and Relu breaks the fusion of both
         quantize_bias=False,  # the plug-in wants f32 bias behind the dequantization
     )

@@ -1,0 +1,95 @@
+"""Every command of the README and of the pages for users is run, and every page's files are real."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import COMMAND, ROOT, environment, run_cli, write_project
+
+MAKE = ("deploy", "plan", "test", "lint", "type", "install", "bench", "clean", "help", "checkpoint", "docker")
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of a page's untagged code blocks, without comments."""
+    blocks = re.findall(r"^```\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith(("edgesmith ", "make ", "git ", "."))]
+
+
+def test_the_page_on_your_own_model_works_as_written(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "own-model.md"
+    files = re.findall(r"^`(\S+)`:\n\n```\w+\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert [name for name, _ in files] == ["my_model.py", "my_data.py", "recipe.yaml"]
+    for name, text in files:
+        (tmp_path / name).write_text(text)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "samples.npz", input=rng.normal(size=(8, 1, 12, 12)).astype(np.float32))
+    ran = [shlex.split(line)[1:] for line in commands(page) if line.startswith("edgesmith ")]
+    assert len(ran) >= 9
+    for args in ran:
+        done = run_cli(*args, cwd=tmp_path)
+        assert done.returncode == 0, f"edgesmith {' '.join(args)}\n{done.stderr}"
+    assert (tmp_path / "artifacts/recipe/cpu/report.md").is_file()
+    assert (tmp_path / "artifacts/recipe/mobile/model/model.ort").is_file()
+
+
+def dry_run(*args: str) -> str:
+    """What make would run, with the environment taken as installed."""
+    command = ["make", "--dry-run", "--no-print-directory", *args, "READY=", "VENV=/nonexistent"]
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    done = subprocess.run(command, cwd=ROOT, env=kept, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("line", [line for line in commands(ROOT / "README.md") if line.startswith("make ")])
+def test_make_commands_of_the_readme_exist_and_reach_the_tool(line: str) -> None:
+    printed = dry_run(*shlex.split(line)[1:])
+    assert printed.strip()
+    if " deploy" in line:
+        ran = next(text for text in printed.splitlines() if "edgesmith deploy" in text)
+        args = shlex.split(ran)[1:]
+        help_text = run_cli("deploy", "--help", cwd=ROOT).stdout
+        assert all(arg in help_text for arg in args if arg.startswith("--"))
+        assert (ROOT / args[1]).is_file()
+
+
+@pytest.mark.parametrize("line", [line for line in commands(ROOT / "README.md") if line.startswith("edgesmith ")])
+def test_edgesmith_commands_of_the_readme_run(line: str, deployed: Path, tmp_path: Path) -> None:
+    """On the small project: its recipe and artifacts stand in for the built-in ones of the same names."""
+    write_project(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    for name in ("my_model.py", "data.npz"):
+        (tmp_path / "recipes" / name).write_bytes((tmp_path / name).read_bytes())
+    (tmp_path / "recipes" / "fashion_resnet20.yaml").write_bytes((tmp_path / "recipe.yaml").read_bytes())
+    (tmp_path / "artifacts").mkdir()
+    (tmp_path / "artifacts" / "fashion_resnet20").symlink_to(deployed / "artifacts" / "recipe")
+    (tmp_path / ".edgesmith").symlink_to(deployed / ".edgesmith")
+    done = run_cli(*shlex.split(line)[1:], cwd=tmp_path)
+    assert done.returncode in ((0, 1) if "doctor" in line else (0,)), done.stderr
+    assert done.stdout
+
+
+def test_make_help_names_every_target() -> None:
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert all(f"make {name}" in done.stdout for name in MAKE)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")):
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_the_console_script_is_the_module_under_test() -> None:
+    code = "import pipeline, sys; print(pipeline.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert Path(done.stdout.strip()).is_relative_to(ROOT)
+    assert COMMAND[0] == sys.executable
