@@ -20,7 +20,18 @@ from rich.table import Table
 from pipeline.report.files import read
 
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = ("target", "cold s", "again s", "smaller", "faster p50", "95%", "top-1", "Δ points", "shipped", "device")
+COLUMNS = (
+    "target",
+    "cold s",
+    "again s",
+    "smaller",
+    "faster p50",
+    "95%",
+    "top-1",
+    "Δ points",
+    "shipped",
+    "device",
+)
 
 
 def deploy(target: str, recipe: Path, folder: Path) -> float:

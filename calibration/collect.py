@@ -103,9 +103,7 @@ def _run(session: Any, names: list[str], feeds: Feeds, first: int) -> list[Array
     try:
         values: list[Array] = session.run(names, dict(feeds))
     except _refusals() as error:
-        raise CalibrationError(
-            f"calibration sample {first}: onnxruntime cannot run it: {_first_line(error)}"
-        ) from None
+        raise CalibrationError(f"calibration sample {first}: onnxruntime cannot run it: {_first_line(error)}") from None
     return values
 
 
@@ -135,9 +133,7 @@ def _slices(batch: Feeds, inputs: Sequence[Any]) -> Iterator[tuple[Feeds, int]]:
         raise CalibrationError(f"the calibration data {wrong}; the model takes {_signature(inputs)}")
     pieces = {n for value in inputs if (n := _pieces(value, batch[value.name])) is not None} or {1}
     if len(pieces) > 1:
-        raise CalibrationError(
-            f"inputs differ in their number of samples; the model takes {_signature(inputs)}"
-        )
+        raise CalibrationError(f"inputs differ in their number of samples; the model takes {_signature(inputs)}")
     count = pieces.pop()
     for i in range(count):
         cut = {name: _piece(array, i, count) for name, array in batch.items()}
@@ -154,9 +150,7 @@ def _pieces(value: Any, array: Array) -> int | None:
     dtype = _DTYPES.get(value.type)
     if not fits or (dtype is not None and array.dtype != dtype):
         got = f"{array.dtype} {array.shape}"
-        raise CalibrationError(
-            f"input {value.name!r} is {got} in the data; the model takes {_signature([value])}"
-        )
+        raise CalibrationError(f"input {value.name!r} is {got} in the data; the model takes {_signature([value])}")
     if not shape or not isinstance(shape[0], int):
         return None
     times, rest = divmod(len(array), shape[0])
@@ -177,9 +171,7 @@ def _piece(array: Array, i: int, count: int) -> Array:
 
 
 def _signature(inputs: Sequence[Any]) -> str:
-    return ", ".join(
-        f"{value.name}: {value.type[7:-1]} ({', '.join(str(d) for d in value.shape)})" for value in inputs
-    )
+    return ", ".join(f"{value.name}: {value.type[7:-1]} ({', '.join(str(d) for d in value.shape)})" for value in inputs)
 
 
 def _watch(seen: Mapping[str, Extremes], tensors: Feeds, first: int, n: int) -> None:

@@ -183,9 +183,7 @@ def pool_spatial_means(model: ModelProto) -> ModelProto:
     """
     pooled = copy_with_constants_lifted(model)
     graph = shape_inference.infer_shapes(pooled).graph
-    ranks = {
-        v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.input, *graph.value_info, *graph.output)
-    }
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.input, *graph.value_info, *graph.output)}
     constants = index(pooled.graph).constants
     for node in pooled.graph.node:
         rank = ranks.get(node.input[0], 0) if node.op_type == "ReduceMean" else 0

@@ -74,7 +74,7 @@ class Assessor:
             self._previous = self._good or source
         else:
             self._previous = built
-            if row.verdict.kind not in ("slower", "inaccurate"):
+            if twin is None and row.verdict.kind not in ("slower", "inaccurate"):
                 self._good = built
         return self._previous.artifact
 
@@ -106,9 +106,9 @@ class Assessor:
         )
 
     def _metrics(self, meter: Meter, path: Path) -> dict[str, Proportion]:
-        found = {name: Proportion(**m) for name, m in meter.metrics(path, "test").items()}
+        found = {name: Proportion.model_validate(m) for name, m in meter.metrics(path, "test").items()}
         primary = meter.task.primary
-        found[f"validation_{primary}"] = Proportion(**meter.metrics(path, "validation")[primary])
+        found[f"validation_{primary}"] = Proportion.model_validate(meter.metrics(path, "validation")[primary])
         return found
 
     def _measured_row(self, done: Done, built: Built, source: Built, previous: Built) -> StageReport:
@@ -130,9 +130,7 @@ class Assessor:
         }
         return self._row(done, built, self._verdict(built, source, previous, ratio), fields)
 
-    def _verdict(
-        self, built: Built, source: Built, previous: Built, ratio: Interval | None
-    ) -> Verdict:
+    def _verdict(self, built: Built, source: Built, previous: Built, ratio: Interval | None) -> Verdict:
         if built is source:
             return Verdict(kind="reference", text="the model as it came")
         twin = next((b for b in self._builds if b.origin == built.origin and b is not source), None)
@@ -193,9 +191,7 @@ class Assessor:
 
     def _device(self, built: Built) -> DeviceInfo:
         fingerprint = built.meter.fingerprint
-        return DeviceInfo(
-            name=built.meter.device.name, digest=fingerprint.digest, fingerprint=asdict(fingerprint)
-        )
+        return DeviceInfo(name=built.meter.device.name, digest=fingerprint.digest, fingerprint=asdict(fingerprint))
 
 
 def latency(measured: Measurement) -> Latency:

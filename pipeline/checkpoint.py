@@ -44,9 +44,7 @@ class Info:
         return Info(**json.loads(path.read_text())) if path.is_file() else None
 
 
-def save(
-    folder: Path, model: "nn.Module", plans: Sequence["Plan"], data: DataSpec, figures: Mapping[str, Any]
-) -> None:
+def save(folder: Path, model: "nn.Module", plans: Sequence["Plan"], data: DataSpec, figures: Mapping[str, Any]) -> None:
     """Write a model's folder, its ONNX file included."""
     import torch
     from safetensors.torch import save_file
@@ -81,7 +79,7 @@ def plans_in(folder: Path) -> list["Plan"]:
     """The plans of a model's folder, in the order they apply."""
     from pipeline.pruning.plan import Plan
 
-    plans = []
+    plans: list[Plan] = []
     while (path := folder / _plan_name(len(plans) + 1)).is_file():
         plans.append(Plan.load(path))
     return plans

@@ -87,8 +87,7 @@ def deploy(job: Job, out: Path) -> Report:
     names = list(job.recipe.sections.stages)
     if names[-2:] != ["export", "compile"]:
         raise UserError(
-            f"{job.recipe.path}: deploying takes the stages export and compile at the end, "
-            f"got {' → '.join(names)}"
+            f"{job.recipe.path}: deploying takes the stages export and compile at the end, got {' → '.join(names)}"
         )
     job.target.versions()
     stages, meter = job.stages()
@@ -144,9 +143,7 @@ def _manifest(folder: Path, report: Report, shapes: Mapping[str, Shape], job: Jo
     files = fingerprint.files_in(folder)
     return {
         "schema": "edgesmith.manifest/1",
-        "files": {
-            name: {"sha256": digest, "size": (folder / name).stat().st_size} for name, digest in files.items()
-        },
+        "files": {name: {"sha256": digest, "size": (folder / name).stat().st_size} for name, digest in files.items()},
         "recipe": {"name": job.recipe.name, **job.recipe.sections.model_dump()},
         "target": {"name": job.target.name(), **asdict(job.target)},
         "versions": report.versions,

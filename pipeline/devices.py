@@ -31,8 +31,7 @@ def place(target: Target, spec: str | None) -> Place:
     kind = spec.partition("://")[0]
     if kind == "ssh":
         raise UserError(
-            f"DEVICE={spec}: ssh devices are not in this version yet; "
-            "use DEVICE=local, or DEVICE=none to build only"
+            f"DEVICE={spec}: ssh devices are not in this version yet; use DEVICE=local, or DEVICE=none to build only"
         )
     if target.remote and spec != NONE:
         raise UserError(f"DEVICE={spec}: target {target.name()} is built on the board; use DEVICE=none")

@@ -19,6 +19,7 @@ from pipeline.store import Artifact, Store
 from pipeline.tasks.base import Task
 from targets.base import Target
 from targets.devices.base import Device, Fingerprint, Measurement, Timing
+from targets.npz import save
 
 CHUNK_BYTES = 32_000_000  # of inputs handed to the device at once: bounds memory on both sides
 FEEDS = 64  # samples handed to timing; it takes the batch it needs
@@ -105,7 +106,7 @@ class Meter:
         def work(out: Path) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 feeds = Path(folder) / "feeds.npz"
-                np.savez(feeds, **{INPUT: self.data.load().test[:FEEDS][0]})
+                save(feeds, {INPUT: self.data.load().test[:FEEDS][0]})
                 label = f"time {' / '.join(contestants)}"
                 with self.progress.bar(label, self.timing.rounds) as bar:
                     result = self.device.measure(contestants, feeds, self.timing, bar.advance)
@@ -124,7 +125,7 @@ class Meter:
             step = max(1, CHUNK_BYTES // split[:1][0].nbytes)
             for start in range(0, len(split), step):
                 x, y = split[start : start + step]
-                np.savez(feeds, **{INPUT: x})
+                save(feeds, {INPUT: x})
                 self.device.infer(self.target, built, feeds, results)
                 with np.load(results, allow_pickle=False) as loaded:
                     outputs.append(next(iter(loaded.values())))
@@ -137,9 +138,7 @@ class Meter:
             "target": {"name": self.target.name(), "fields": fingerprint.plain(self.target)},
             "versions": self.target.versions(),
             "device": self.fingerprint.digest,
-            "code": self._code_behind(
-                type(self.target).__module__, type(self.device).__module__, "targets.agent"
-            ),
+            "code": self._code_behind(type(self.target).__module__, type(self.device).__module__, "targets.agent"),
         }
 
     def _code_behind(self, *modules: str) -> dict[str, str]:

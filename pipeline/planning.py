@@ -36,10 +36,10 @@ def plan(job: Job) -> list[Planned]:
             rows.append(Planned(name, False, job.store.why(f"{job.slot}/{name}", parts)))
             waiting = name
             continue
-        rows.append(Planned(name, True, "has its result"))
-        done[name] = artifact
+        done[name] = done[PREVIOUS] = artifact
         try:
             done[PREVIOUS] = assessor.on_done(Done(stage, artifact, inputs, True, 0.0))
-        except NotStoredError:  # whether it goes on is not known before it is measured
-            waiting = f"the measurement of {name}"
+            rows.append(Planned(name, True, "has its result"))
+        except NotStoredError:  # it will be measured, and is taken to go on
+            rows.append(Planned(name, True, f"has its result; not measured for {job.target.name()} yet"))
     return rows

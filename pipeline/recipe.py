@@ -13,8 +13,8 @@ from pipeline.core import Stage
 from pipeline.errors import UserError
 from pipeline.fingerprint import of_file
 from pipeline.options import Where
-from pipeline.tasks.base import Task
 from pipeline.references import DataSpec, ModelSpec, data_spec, factory, weights_file
+from pipeline.tasks.base import Task
 from targets.base import Target, TargetError
 from targets.devices.base import Timing
 
@@ -180,15 +180,14 @@ def json_schema() -> dict[str, Any]:
     """JSON Schema of a recipe with every installed stage and target, for editors."""
     schema = Sections.model_json_schema()
     schema["title"] = "edgesmith recipe"
-    for key, package in (("stages", "pipeline.stages"), ("targets", "targets.backends")):
-        parts = {}
-        for name in plugins.names(package):
-            if key == "stages":
-                model = stage_options(name)
-            else:
-                model = options.model_of(plugins.find(package, name, Target))
-            parts[name] = {"anyOf": [_inlined(model.model_json_schema()), {"type": "null"}]}
-        schema["properties"][key] |= {"properties": parts, "additionalProperties": False}
+    backends = plugins.names("targets.backends")
+    models = {
+        "stages": {name: stage_options(name) for name in plugins.names("pipeline.stages")},
+        "targets": {name: options.model_of(plugins.find("targets.backends", name, Target)) for name in backends},
+    }
+    for key, parts in models.items():
+        shown = {n: {"anyOf": [_inlined(m.model_json_schema()), {"type": "null"}]} for n, m in parts.items()}
+        schema["properties"][key] |= {"properties": shown, "additionalProperties": False}
     return schema
 
 
@@ -204,7 +203,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is given twice", key_node.start_mark

@@ -74,7 +74,7 @@ class DataSpec:
 
     def load(self) -> Data:
         """Return the data, loaded once per process."""
-        key = (self.factory.ref, fingerprint.of_value(self.factory))
+        key = (self.factory.folder, fingerprint.of_value([self.factory.ref, self.factory]))
         if key not in _DATA:
             _DATA[key] = checked(self.factory(), self.factory.ref)
         return _DATA[key]

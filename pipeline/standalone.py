@@ -25,6 +25,7 @@ from pipeline.recipe import Recipe
 from pipeline.store import Artifact
 from targets.base import Target
 from targets.devices.base import Measurement, Timing
+from targets.npz import save
 
 BATCH = 32
 
@@ -49,7 +50,7 @@ def measure(artifact: Path, target: Target, place: Place, timing: Timing, progre
         built, shapes = _built(artifact, target, place, scratch)
         rng = np.random.default_rng(0)
         feeds = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
-        np.savez(scratch / "feeds.npz", **feeds)  # type: ignore[arg-type]
+        save(scratch / "feeds.npz", feeds)
         with progress.bar(f"time {artifact.name}", timing.rounds) as bar:
             contestants = {"artifact": (target, built)}
             found = place.device.measure(contestants, scratch / "feeds.npz", timing, bar.advance)

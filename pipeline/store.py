@@ -42,9 +42,7 @@ class Store:
     re-hashed on every hit; a damaged entry is made again).
     """
 
-    def __init__(
-        self, root: Path, say: Callable[[str], None] = lambda line: None, readonly: bool = False
-    ) -> None:
+    def __init__(self, root: Path, say: Callable[[str], None] = lambda line: None, readonly: bool = False) -> None:
         self.root = root
         self._say = say
         self._readonly = readonly
@@ -65,9 +63,7 @@ class Store:
             return None
         return Artifact(entry / "files", digest)
 
-    def make(
-        self, parts: Parts, work: Callable[[Path], None], resumable: bool = False
-    ) -> tuple[Artifact, bool]:
+    def make(self, parts: Parts, work: Callable[[Path], None], resumable: bool = False) -> tuple[Artifact, bool]:
         """Return the artifact for `parts` and whether it was there; else `work(folder)` makes it first.
 
         If `work` raises, nothing is stored; with `resumable` what it wrote is given back to it next time.

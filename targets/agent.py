@@ -118,9 +118,7 @@ def answer(orders: Mapping[str, Callable[[Order], Any]], line: bytes) -> Dict[st
         failure = {"kind": kind, "message": str(error)}
     except KeyError as error:
         failure = {"kind": "TargetError", "message": f"{order['do']}: {error} is missing"}
-    except (
-        Exception
-    ) as error:  # a runtime raises what it likes; the trace goes to stderr, the gist over the wire
+    except Exception as error:  # a runtime raises what it likes; the trace goes to stderr, the gist over the wire
         traceback.print_exc()
         failure = {
             "kind": type(error).__name__,

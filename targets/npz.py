@@ -46,6 +46,11 @@ def batches(path: Path, size: int) -> Iterator[Tuple[Dict[str, NDArray[Any]], in
             yield {n: _padded(_read(files[n], h, valid), size) for n, h in headers.items()}, valid
 
 
+def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays of equal length as one batch."""
+    write(path, iter((arrays,)), len(next(iter(arrays.values()))))
+
+
 def write(path: Path, batches_of: Iterator[Mapping[str, NDArray[Any]]], total: int) -> None:
     """Write batches of `total` samples in all, concatenated, as one uncompressed `.npz` file.
 
@@ -77,9 +82,7 @@ def _opened(path: Path) -> Iterator[Tuple[Dict[str, Header], Dict[str, IO[bytes]
         try:
             archive = stack.enter_context(zipfile.ZipFile(path))
             names: List[str] = archive.namelist()
-            files = {
-                n[: -len(".npy")]: stack.enter_context(archive.open(n)) for n in names if n.endswith(".npy")
-            }
+            files = {n[: -len(".npy")]: stack.enter_context(archive.open(n)) for n in names if n.endswith(".npy")}
             headers = {name: _header(path, name, file) for name, file in files.items()}
         except (zipfile.BadZipFile, OSError, ValueError) as error:
             raise TargetError(f"{path} is not a readable .npz file: {error}") from error

@@ -46,9 +46,7 @@ class VGG(nn.Module):
                 channels = width
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveAvgPool2d(2)
-        self.classifier = nn.Sequential(
-            nn.Linear(channels * 4, 64), nn.ReLU(True), nn.Dropout(), nn.Linear(64, 10)
-        )
+        self.classifier = nn.Sequential(nn.Linear(channels * 4, 64), nn.ReLU(True), nn.Dropout(), nn.Linear(64, 10))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(self.features(x))

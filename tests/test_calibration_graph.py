@@ -129,9 +129,7 @@ def with_branch() -> onnx.ModelProto:
         [],
         [value("t", TensorProto.FLOAT, None)],
     )
-    other = helper.make_graph(
-        [node("Identity", ["a"], "e")], "else", [], [value("e", TensorProto.FLOAT, None)]
-    )
+    other = helper.make_graph([node("Identity", ["a"], "e")], "else", [], [value("e", TensorProto.FLOAT, None)])
     nodes = [
         node("Add", ["x", "v"], "a"),
         node("ReduceMax", ["x"], "max", keepdims=0),

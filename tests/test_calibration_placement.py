@@ -58,9 +58,7 @@ def test_the_result_is_valid_close_to_float_and_small(calibrated, scheme, mean):
     assert placed.model.graph.output == made.graph.output
     x = samples(16, seed=9)
     assert sqnr_db(run(made, x), run(placed.model, x)) > 25
-    floats = sum(
-        np.prod(t.dims) for t in placed.model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT
-    )
+    floats = sum(np.prod(t.dims) for t in placed.model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT)
     weights = sum(np.prod(t.dims) for t in made.graph.initializer)
     assert floats < 0.05 * weights
     assert placed.model.ByteSize() < made.ByteSize() / 2  # Q/DQ nodes weigh much in so small a model
@@ -223,9 +221,7 @@ def test_models_that_cannot_take_pairs(calibrated):
 @pytest.mark.parametrize("opset", [13, 17, 19, 21])
 def test_opsets(calibrated, opset):
     weights = {"w": np.random.default_rng(0).normal(0, 1, (4, 3, 1, 1)).astype(np.float32)}
-    made = model(
-        [node("Conv", ["x", "w"], "c"), node("Relu", ["c"], "y")], weights, (1, 3, 8, 8), opset=opset
-    )
+    made = model([node("Conv", ["x", "w"], "c"), node("Relu", ["c"], "y")], weights, (1, 3, 8, 8), opset=opset)
     placed = place(made, calibrated(made), FUSING).model
     onnx.checker.check_model(placed, full_check=True)
     assert sqnr_db(run(made, samples(4, (3, 8, 8))), run(placed, samples(4, (3, 8, 8)))) > 25

@@ -64,9 +64,7 @@ def test_a_range_of_nothing_gets_scale_one(span):
 @given(seed=st.integers(0, 1000), spread=st.floats(0, 6))
 def test_weights_come_back_within_half_a_step(axis, seed, spread):
     rng = np.random.default_rng(seed)
-    weight = (rng.normal(0, 1, (5, 4, 3, 3)) * 10.0 ** rng.uniform(-spread, spread, (5, 4, 1, 1))).astype(
-        np.float32
-    )
+    weight = (rng.normal(0, 1, (5, 4, 3, 3)) * 10.0 ** rng.uniform(-spread, spread, (5, 4, 1, 1))).astype(np.float32)
     scale = weight_scale(weight, axis)
     assert scale.shape == (() if axis is None else (weight.shape[axis],))
     integers = quantize_weight(weight, scale, axis)

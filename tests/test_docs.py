@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from conftest import COMMAND, ROOT, environment, run_cli, write_project
 
 MAKE = ("deploy", "plan", "test", "lint", "type", "install", "bench", "clean", "help", "checkpoint", "docker")
@@ -88,8 +87,6 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 def test_the_console_script_is_the_module_under_test() -> None:
     code = "import pipeline, sys; print(pipeline.__file__)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).is_relative_to(ROOT)
     assert COMMAND[0] == sys.executable

@@ -52,9 +52,7 @@ def test_code_behind_follows_imports_also_inside_functions() -> None:
     assert not any(name.startswith(("torch", "numpy")) for name in behind)
 
 
-def test_code_behind_follows_relative_imports_and_packages(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_behind_follows_relative_imports_and_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "acme_plugin"
     (package / "inner").mkdir(parents=True)
     (package / "__init__.py").write_text("")

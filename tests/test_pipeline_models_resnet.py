@@ -17,9 +17,7 @@ def macs(model, x):
         nonlocal total
         total += out.numel() * module.weight[0].numel()
 
-    handles = [
-        m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)
-    ]
+    handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     model.eval()(x)
     for handle in handles:
         handle.remove()

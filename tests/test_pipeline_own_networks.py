@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pruning_nets
 import pytest
 import torch
-
-import pruning_nets
 from conftest import ROOT
+
 from pipeline import checkpoint, recipe
 from pipeline.core import PREVIOUS
 from pipeline.progress import SILENT

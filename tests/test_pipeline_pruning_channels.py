@@ -13,11 +13,7 @@ def slow_components(size: int, edges: list[tuple[int, int]]) -> list[int]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 12).flatmap(
-        lambda n: st.tuples(st.just(n), st.lists(st.tuples(*[st.integers(0, n - 1)] * 2)))
-    )
-)
+@given(st.integers(1, 12).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.tuples(*[st.integers(0, n - 1)] * 2)))))
 def test_components_equal_a_slow_relaxation(case: tuple[int, list[tuple[int, int]]]) -> None:
     size, edges = case
     pairs = np.array(edges, np.int64).reshape(-1, 2)

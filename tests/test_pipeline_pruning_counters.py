@@ -6,9 +6,7 @@ from torch import Tensor, nn
 from pipeline.pruning import count
 
 
-@pytest.mark.parametrize(
-    ("n", "macs", "params"), [(3, 40.55, 0.270), (9, 125.49, 0.853), (18, 252.89, 1.728)]
-)
+@pytest.mark.parametrize(("n", "macs", "params"), [(3, 40.55, 0.270), (9, 125.49, 0.853), (18, 252.89, 1.728)])
 def test_cifar_resnets_match_their_closed_forms(n: int, macs: float, params: float) -> None:
     # a convolution costs the same in every stage: half the side is a quarter, twice the width is four times
     stage = 16 * 16 * 9 * 32 * 32

@@ -240,11 +240,7 @@ def test_grouped_convolutions_stay_valid(width: int, groups: int, multiplier: in
 
 
 def test_half_precision_and_biasless_models() -> None:
-    model = (
-        nn.Sequential(nn.Conv2d(3, 16, 3, bias=False), nn.ReLU(), nn.Conv2d(16, 4, 3, bias=False))
-        .half()
-        .eval()
-    )
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, bias=False), nn.ReLU(), nn.Conv2d(16, 4, 3, bias=False)).half().eval()
     result = prune(model, torch.randn(1, 3, 8, 8).half())
     assert result.model[0].weight.dtype == torch.float16
     assert result.model[0].out_channels == 8

@@ -64,9 +64,7 @@ def test_a_model_that_does_not_fit_is_refused(plan: Plan) -> None:
     with pytest.raises(UserError, match=r"does not fit ResNet: .*'conv1\.bias'"):
         plan.apply(ResNet())
     smaller = plan.apply(LeNet())
-    with pytest.raises(
-        UserError, match=r"conv1\.bias is \(4,\), the plan was made for \(8,\); .* in their order"
-    ):
+    with pytest.raises(UserError, match=r"conv1\.bias is \(4,\), the plan was made for \(8,\); .* in their order"):
         plan.apply(smaller)
 
 

@@ -70,9 +70,7 @@ class Net(nn.Module):
 
 
 KINDS = ["conv", "grouped", "depthwise", "residual", "twice", "cat", "gate"]
-STEP = st.builds(
-    Step, st.sampled_from(KINDS), st.sampled_from([4, 8, 12, 16]), st.sampled_from(sorted(ACTIVATIONS))
-)
+STEP = st.builds(Step, st.sampled_from(KINDS), st.sampled_from([4, 8, 12, 16]), st.sampled_from(sorted(ACTIVATIONS)))
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -39,9 +39,7 @@ def factors(n: int) -> st.SearchStrategy[list[int]]:
 @given(st.data())
 def test_reshape_moves_ids_as_it_moves_elements(data: st.DataObject) -> None:
     """Ids are constant along everything but one dimension, so viewing them as elements is the reference."""
-    shape = tuple(
-        data.draw(st.permutations(data.draw(st.sampled_from([[2, 6, 3], [1, 4, 1, 5], [3, 8, 2, 2]]))))
-    )
+    shape = tuple(data.draw(st.permutations(data.draw(st.sampled_from([[2, 6, 3], [1, 4, 1, 5], [3, 8, 2, 2]])))))
     new = tuple(data.draw(factors(math.prod(shape)).flatmap(st.permutations)))
     dim = data.draw(st.sampled_from([d for d, n in enumerate(shape) if n > 1]))
     flow = Flow()

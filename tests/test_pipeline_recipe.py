@@ -4,8 +4,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-
 from conftest import RECIPE, ROOT
+
 from pipeline import recipe as recipes
 from pipeline.errors import UserError
 
@@ -34,7 +34,11 @@ def test_set_overrides_and_creates_keys(project: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("ratio: 0.5", "ration: 0.5", "recipe.yaml: stages.prune: unknown key 'ration'; did you mean 'ratio'?"),
+        (
+            "ratio: 0.5",
+            "ration: 0.5",
+            "recipe.yaml: stages.prune: unknown key 'ration'; did you mean 'ratio'?",
+        ),
         ("ratio: 0.5", "ratio: much", "recipe.yaml: stages.prune.ratio: input should be a valid number"),
         ("ratio: 0.5", "ratio: 1.5", "recipe.yaml: stages.prune.ratio: input should be less than 1, got 1.5"),
         ("ratio: 0.5", "criterion: l11", "stages.prune.criterion: there is no 'l11'; did you mean 'l1'?"),
@@ -55,7 +59,11 @@ def test_set_overrides_and_creates_keys(project: Path) -> None:
         ("  export:\n", "  export:\n  source:\n", "the key 'source' is given twice"),
         ("prune: {ratio", "prune: [ratio", "no valid YAML"),
         ("  compile:", "  compile: 7", "wants keys and values, got 7"),
-        ("budget: {max_drop: 100}", "budget: {max_drop: 100}\ntask: clasification", "did you mean classification?"),
+        (
+            "budget: {max_drop: 100}",
+            "budget: {max_drop: 100}\ntask: clasification",
+            "did you mean classification?",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, old: str, new: str, expected: str) -> None:

@@ -77,13 +77,25 @@ def test_data_versions_follow_the_content(tmp_path: Path) -> None:
     assert versions[0] == versions[1] != versions[2]
 
 
+def test_the_same_relative_path_in_two_projects_is_two_data_sets(tmp_path: Path) -> None:
+    loaded = []
+    for name, body in (("a", GOOD), ("b", GOOD.replace("part(9, 0)", "part(6, 0)"))):
+        (tmp_path / name).mkdir()
+        loaded.append(len(data(tmp_path / name, body).load().train))
+    assert loaded == [9, 6]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
         ("part(9, 1)", "part(0, 1)", "the validation split is empty"),
         ("% 3", "% 4", "there are 3 classes"),
         (".astype(np.float32)", ".astype(np.float32) * np.nan", "NaN or infinity"),
-        ('return Data(part(9, 0), part(9, 1), part(9, 2), part(9, 3), ("a", "b", "c"))', "return 5", "returned int"),
+        (
+            'return Data(part(9, 0), part(9, 1), part(9, 2), part(9, 3), ("a", "b", "c"))',
+            "return 5",
+            "returned int",
+        ),
     ],
 )
 def test_empty_or_mislabelled_data(tmp_path: Path, old: str, new: str, expected: str) -> None:
@@ -93,7 +105,9 @@ def test_empty_or_mislabelled_data(tmp_path: Path, old: str, new: str, expected:
 
 
 def test_a_split_of_ones_own_needs_a_version(tmp_path: Path) -> None:
-    body = GOOD + """
+    body = (
+        GOOD
+        + """
 class Mine:
     def __init__(self, inner): self.inner = inner
     def __len__(self): return len(self.inner)
@@ -102,6 +116,7 @@ def load():
     s = Mine(part(9, 0))
     return Data(s, s, s, s, ("a", "b", "c"))
 """
+    )
     with pytest.raises(UserError, match="version="):
         data(tmp_path, body)
 

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from conftest import ROOT
 from pipeline.errors import UserError
 from pipeline.report import table
 from pipeline.report.files import read

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, environment
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.store import NotStoredError, Store
-from conftest import ROOT, environment
 
 PARTS = {"stage": "x", "fields": {"a": 1}, "code": {"m": "1"}}
 

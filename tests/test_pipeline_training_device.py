@@ -18,9 +18,7 @@ def test_auto_prefers_a_gpu_and_falls_back_to_the_cpu(monkeypatch):
 
 @pytest.mark.parametrize("name", ["cuda:77", "abacus"])
 def test_a_device_that_is_not_there_is_one_line(name):
-    with pytest.raises(
-        UserError, match=f"accelerator: '{name}' cannot be used here .*; try auto or cpu"
-    ) as error:
+    with pytest.raises(UserError, match=f"accelerator: '{name}' cannot be used here .*; try auto or cpu") as error:
         d.resolve_device(name)
     assert "\n" not in str(error.value)
 

@@ -134,9 +134,7 @@ def test_a_full_disk_leaves_the_last_epoch_readable(uninterrupted, tmp_path, mon
 
     with monkeypatch.context() as patched:
         patched.setattr("pipeline.training.state.save_file", cut_off)
-        with pytest.raises(
-            UserError, match=r"best\.safetensors: cannot be written \(No space left.*run again"
-        ):
+        with pytest.raises(UserError, match=r"best\.safetensors: cannot be written \(No space left.*run again"):
             fit(make_model(), DATA, QUICK, tmp_path)
     assert (tmp_path / LAST).read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == [BEST, LAST]
@@ -208,9 +206,7 @@ def test_of_equally_good_epochs_the_last_is_kept(tmp_path):
 
 
 def test_divergence_is_one_line_with_the_fix(tmp_path):
-    with pytest.raises(
-        UserError, match=r"training diverged: the .*loss is .* lower lr \(it is 1e\+30\)"
-    ) as error:
+    with pytest.raises(UserError, match=r"training diverged: the .*loss is .* lower lr \(it is 1e\+30\)") as error:
         fit(make_model(), DATA, replace(QUICK, lr=1e30, warmup=0), tmp_path)
     assert "\n" not in str(error.value)
 

@@ -139,9 +139,7 @@ def test_the_end_of_stderr_tells_why_it_died() -> None:
         agent.call("usage", LIMIT_S)
 
 
-def test_an_order_that_outlasts_its_limit_is_an_error_and_leaves_no_process(
-    built: Path, tmp_path: Path
-) -> None:
+def test_an_order_that_outlasts_its_limit_is_an_error_and_leaves_no_process(built: Path, tmp_path: Path) -> None:
     with start(COMMAND, ENVIRONMENT) as agent:
         load(agent, built, feeds=str(feeds(tmp_path / "f.npz")))
         with pytest.raises(TargetError, match=r"block: no answer within 0\.2 s"):

@@ -323,9 +323,7 @@ def test_a_dynamic_batch_builds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("capability", "says"), [("8.7", "have: 7.5, 8.0, 8.6"), ("../x", "have: 7.5"), ("7.5", "for SM 7.5")]
 )
-def test_a_capability_that_cannot_be_built_for_is_one_line(
-    capability: str, says: str, tmp_path: Path
-) -> None:
+def test_a_capability_that_cannot_be_built_for_is_one_line(capability: str, says: str, tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=says) as raised:
         Gpu(capabilities=(capability,)).build(model(tmp_path / "m.onnx"), folder(tmp_path / "out"))
     assert "\n" not in str(raised.value)

@@ -134,9 +134,7 @@ def test_the_digest_does_not_depend_on_the_order_of_runtimes() -> None:
     assert replace(FIXED, runtime=ab).digest == replace(FIXED, runtime=ba).digest
 
 
-ARM = (
-    "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm nothing\nCPU implementer\t: 0x41\nCPU part\t: 0xd42\n"
-)
+ARM = "processor\t: 0\nFeatures\t: fp asimd asimddp i8mm nothing\nCPU implementer\t: 0x41\nCPU part\t: 0xd42\n"
 X86 = "model name\t: Some CPU @ 2GHz\nflags\t\t: fpu avx2 avx512_vnni lm\n"
 
 

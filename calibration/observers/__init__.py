@@ -26,9 +26,7 @@ def make(name: str, **options: Any) -> Observer[Any]:
     fields = tuple(kind.__dataclass_fields__)
     unknown = sorted(options.keys() - set(fields))
     if unknown:
-        raise CalibrationError(
-            f"observer {name} has no option {unknown[0]!r}; have: {', '.join(fields) or 'none'}"
-        )
+        raise CalibrationError(f"observer {name} has no option {unknown[0]!r}; have: {', '.join(fields) or 'none'}")
     return kind(**options)
 
 

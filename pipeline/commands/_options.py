@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 recipe = click.argument("recipe", type=click.Path(path_type=Path))
-target = click.option(
-    "--target", default="cpu", show_default=True, help="cpu, mobile, gpu, jetson …"
-)
+target = click.option("--target", default="cpu", show_default=True, help="cpu, mobile, gpu, jetson …")
 device = click.option("--device", help="Where to build and time: local, or none to build only.")
 overrides = click.option(
     "--set",
@@ -42,7 +40,10 @@ store = click.option(
 
 
 start = click.option(
-    "--from", "start", type=click.Path(path_type=Path, exists=True), help="A folder that prune or finetune wrote."
+    "--from",
+    "start",
+    type=click.Path(path_type=Path, exists=True),
+    help="A folder that prune or finetune wrote.",
 )
 folder = click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write."

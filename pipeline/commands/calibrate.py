@@ -19,9 +19,7 @@ from pipeline.commands import _options as options
 @click.option("--option", "given", multiple=True, metavar="KEY=NUMBER", help="The observer's: percentile=99.99")
 @click.option("--samples", type=click.IntRange(min=1), default=512, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("ranges.json"), show_default=True)
-def command(
-    model: Path, data: Path, observer: str, given: tuple[str, ...], samples: int, out: Path
-) -> None:
+def command(model: Path, data: Path, observer: str, given: tuple[str, ...], samples: int, out: Path) -> None:
     """Observe the activations of MODEL, a float .onnx file, on samples; write ranges.json.
 
     One ranges.json serves every target: `edgesmith export MODEL --ranges ranges.json --target …`.

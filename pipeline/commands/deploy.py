@@ -36,6 +36,4 @@ def command(
     folder = out / job.recipe.name / target
     report = deploy(job, folder)
     show(report, Console())
-    click.echo(
-        f"\nshipped the result of {report.shipped}: {folder / 'model'}\nreport: {folder / 'report.md'}"
-    )
+    click.echo(f"\nshipped the result of {report.shipped}: {folder / 'model'}\nreport: {folder / 'report.md'}")

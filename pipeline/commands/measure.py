@@ -14,9 +14,7 @@ from pipeline.commands import _options as options
 @click.option("--samples", type=click.IntRange(min=50), default=1000, show_default=True, help="Timed calls.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of the runtime.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with every sample.")
-def command(
-    artifact: Path, target: str, device: str | None, samples: int, threads: int, as_json: bool
-) -> None:
+def command(artifact: Path, target: str, device: str | None, samples: int, threads: int, as_json: bool) -> None:
     """Time ARTIFACT: an .onnx file, or a folder that deploy wrote. Random input, batch as built."""
     import json
     from dataclasses import asdict

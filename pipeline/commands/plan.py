@@ -13,9 +13,7 @@ from pipeline.commands import _options as options
 @options.device
 @options.store
 @options.overrides
-def command(
-    recipe: Path, target: str, device: str | None, store_path: Path, overrides: tuple[str, ...]
-) -> None:
+def command(recipe: Path, target: str, device: str | None, store_path: Path, overrides: tuple[str, ...]) -> None:
     """Say what a deploy of RECIPE would run, what has its result already, and why."""
     from rich.console import Console
     from rich.table import Table

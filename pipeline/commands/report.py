@@ -7,9 +7,7 @@ import click
 
 @click.command("report")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", show_default=True
-)
+@click.option("--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", show_default=True)
 def command(run: Path, form: str) -> None:
     """Print the report of RUN: a deployed folder, or its report.json."""
     from rich.console import Console
@@ -22,6 +20,4 @@ def command(run: Path, form: str) -> None:
     if form == "table":
         show(report, Console())
     else:
-        click.echo(
-            markdown(report) if form == "markdown" else report.model_dump_json(by_alias=True, indent=1)
-        )
+        click.echo(markdown(report) if form == "markdown" else report.model_dump_json(by_alias=True, indent=1))

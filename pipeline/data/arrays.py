@@ -62,9 +62,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
                 raise UserError(f"{path}: no {', '.join(missing)} in it; it needs {', '.join(wanted)}")
             return {name: file[name] for name in wanted}
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path}: not a readable .npz file of plain arrays ({error}); use np.savez"
-        ) from error
+        raise UserError(f"{path}: not a readable .npz file of plain arrays ({error}); use np.savez") from error
 
 
 def _labels(y: NDArray[Any], where: str) -> NDArray[np.int64]:
@@ -78,15 +76,11 @@ def _check_inputs(split: ArraySplit, where: str) -> None:
     """Refuse inputs that no batch can be made of."""
     x = split.x
     if x.dtype.kind not in "uif" or x.ndim < 2:
-        raise UserError(
-            f"{where}: {x.dtype} of shape {x.shape}; give numbers of shape (N, C, H, W) or (N, F)"
-        )
+        raise UserError(f"{where}: {x.dtype} of shape {x.shape}; give numbers of shape (N, C, H, W) or (N, F)")
     if len(x) != len(split.y):
         raise UserError(f"{where}: {len(x)} samples, but {len(split.y)} labels; give as many")
     for name, values in {"mean": split.mean, "std": split.std}.items():
         if len(values) not in (1, x.shape[1]):
-            raise UserError(
-                f"{where}: {len(values)} values of {name} for {x.shape[1]} channels; give 1 or all"
-            )
+            raise UserError(f"{where}: {len(values)} values of {name} for {x.shape[1]} channels; give 1 or all")
     if not all(value > 0 for value in split.std):
         raise UserError(f"{where}: std is {split.std}, and inputs are divided by it; give positive values")

@@ -30,9 +30,7 @@ def read(path: Path, dims: int) -> NDArray[np.uint8]:
         raise UserError(f"{path}: not an idx file of {dims}-dimensional uint8 data (wrong magic); {_FIX}")
     shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", dims, offset=4))
     if len(raw) - head != math.prod(shape):
-        raise UserError(
-            f"{path}: holds {len(raw) - head} bytes of data, its header says {math.prod(shape)}; {_FIX}"
-        )
+        raise UserError(f"{path}: holds {len(raw) - head} bytes of data, its header says {math.prod(shape)}; {_FIX}")
     return np.frombuffer(raw, np.uint8, offset=head).reshape(shape)
 
 

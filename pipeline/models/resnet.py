@@ -51,18 +51,14 @@ class ResNet(nn.Module):
         return logits
 
 
-def resnet(
-    depth: int = 20, width: int = 16, in_channels: int = 3, classes: int = 10, seed: int = 0
-) -> ResNet:
+def resnet(depth: int = 20, width: int = 16, in_channels: int = 3, classes: int = 10, seed: int = 0) -> ResNet:
     """Build a ResNet of `depth` = 6n + 2 layers, its weights drawn from `seed`.
 
     He et al., "Delving Deep into Rectifiers", ICCV 2015, for the weights. Raises ValueError for a depth that
     no such network has.
     """
     if depth < 8 or depth % 6 != 2:
-        raise ValueError(
-            f"depth is {depth}; a ResNet of basic blocks has 6n + 2 layers: 8, 14, 20, 32, 44, 56 …"
-        )
+        raise ValueError(f"depth is {depth}; a ResNet of basic blocks has 6n + 2 layers: 8, 14, 20, 32, 44, 56 …")
     model = ResNet((depth - 2) // 6, width, in_channels, classes)
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():

@@ -153,9 +153,7 @@ def _scores(model: nn.Module, found: Structure, settings: Settings) -> dict[str,
         values = criterion(group, evidence).detach().double().cpu().numpy()
         if not np.isfinite(values).all():
             names = ", ".join(m.tensor for m in group.producers)
-            raise UserError(
-                f"weights are not finite: {names}; the checkpoint holds NaN or Inf, train it again"
-            )
+            raise UserError(f"weights are not finite: {names}; the checkpoint holds NaN or Inf, train it again")
         scores[group.name] = values
     return scores
 

@@ -147,9 +147,7 @@ def make(
             whole = np.ones(shapes[m.tensor][m.dim], bool)
             stays.setdefault(m.tensor, {}).setdefault(m.dim, whole)[m.index[gone].ravel()] = False
     tensors = {
-        name: TensorCut(
-            tuple(shapes[name]), {d: spans(np.flatnonzero(s).tolist()) for d, s in sorted(dims.items())}
-        )
+        name: TensorCut(tuple(shapes[name]), {d: spans(np.flatnonzero(s).tolist()) for d, s in sorted(dims.items())})
         for name, dims in sorted(stays.items())
     }
     grouped = {

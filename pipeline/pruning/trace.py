@@ -50,8 +50,7 @@ def capture(model: nn.Module, example_inputs: Any) -> Captured:
     except FORWARD_ERRORS as error:
         line = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"cannot capture {type(model).__name__}: {line}; "
-            "it must run on the example inputs and pass torch.export"
+            f"cannot capture {type(model).__name__}: {line}; it must run on the example inputs and pass torch.export"
         ) from error
     signature = program.graph_signature
     first = _first_names(model)

@@ -13,10 +13,9 @@ TEMPLATE = """\
 {% for row in rows -%}
 {{ line(row) }}
 {% endfor %}
-Shipped: the result of **{{ report.shipped }}**, in `model/`. Accuracy is over the whole test set, run \
-through the artifact itself; the budget of {{ "%g" | format(report.budget.max_drop) }} points is decided on the \
-validation split. p50 and p90 are medians and 90th percentiles of single calls; × source is the ratio of \
-medians from interleaved runs.
+Shipped: the result of **{{ report.shipped }}**, in `model/`. Accuracy is over the whole test set, run through the \
+artifact itself; the budget of {{ "%g" | format(report.budget.max_drop) }} points is decided on the validation split. \
+p50 and p90 are medians and 90th percentiles of single calls; × source is the ratio of medians from interleaved runs.
 
 {% for note in notes -%}
 - {{ note }}
@@ -26,9 +25,8 @@ Measured on {{ device.fingerprint.cpu }}, {{ device.fingerprint.cores }} cores, 
 {{ device.fingerprint.features | join(", ") or "none" }}, governor {{ device.fingerprint.governor }}, \
 {{ device.fingerprint.system }}; fingerprint `{{ device.digest[:16] }}`.
 {% endif %}
-Versions: {% for name, version in report.versions | dictsort -%}
-{{ name }} {{ version }}{{ ", " if not loop.last }}{% endfor %}. Created {{ report.created }}{% if report.git_commit %} at commit `{{ report.git_commit[:12] }}`\
-{% endif %}.
+Versions: {{ versions }}. Created {{ report.created }}{% if report.git_commit %} at commit \
+`{{ report.git_commit[:12] }}`{% endif %}.
 """
 
 
@@ -44,6 +42,7 @@ def markdown(report: Report) -> str:
         notes=table.notes(report),
         device=next((row.device for row in reversed(report.stages) if row.device), None),
         line=_line,
+        versions=", ".join(f"{name} {version}" for name, version in sorted(report.versions.items())),
     )
 
 

@@ -75,9 +75,7 @@ class StageReport(_Model):
         Field(description="over the test split, through the artifact; validation_… is what decides"),
     ]
     latency: Latency | None
-    speedup: Annotated[
-        Interval | None, Field(description="p50 of source over this one's, from interleaved runs")
-    ]
+    speedup: Annotated[Interval | None, Field(description="p50 of source over this one's, from interleaved runs")]
     ratio_to_previous: Annotated[
         Interval | None, Field(description="this p50 over that of the artifact it would replace, interleaved")
     ]
@@ -88,9 +86,7 @@ class StageReport(_Model):
     proxy: Annotated[bool, Field(description="measured on another kind of device than the target is for")]
     warnings: tuple[str, ...]
     verdict: Verdict
-    same_as: Annotated[
-        str | None, Field(description="the earlier stage whose files are byte for byte the same")
-    ] = None
+    same_as: Annotated[str | None, Field(description="the earlier stage whose files are byte for byte the same")] = None
     figures: Annotated[dict[str, Any], Field(description="what the stage tells of itself")]
 
 

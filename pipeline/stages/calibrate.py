@@ -25,12 +25,12 @@ class Calibrate(Stage):
     on_regression: ClassVar[str] = "reject"  # int8 that is slower or too inaccurate here does not ship
 
     data: DataSpec
-    observer: Annotated[
-        str, plugins.named("calibration.observers"), Field(description="how ranges are chosen")
-    ] = "percentile"
-    options: Annotated[
-        dict[str, float], Field(description="the observer's own, e.g. {percentile: 99.99}")
-    ] = field(default_factory=dict)
+    observer: Annotated[str, plugins.named("calibration.observers"), Field(description="how ranges are chosen")] = (
+        "percentile"
+    )
+    options: Annotated[dict[str, float], Field(description="the observer's own, e.g. {percentile: 99.99}")] = field(
+        default_factory=dict
+    )
     samples: Annotated[int, Field(ge=1, description="of the calibration split")] = 512
 
     def code(self) -> tuple[str, ...]:

@@ -23,10 +23,10 @@ class Prune(Stage):
     model: ModelSpec
     data: DataSpec
     ratio: Annotated[float, Field(ge=0, lt=1, description="share to remove")] = 0.5
-    of: Annotated[
-        Literal["channels", "macs", "params"], Field(description="what the ratio is a share of")
-    ] = "channels"
-    criterion: Annotated[str, plugins.named("pipeline.pruning.criteria"), Field(description="what makes a channel important")] = "l1"
+    of: Annotated[Literal["channels", "macs", "params"], Field(description="what the ratio is a share of")] = "channels"
+    criterion: Annotated[
+        str, plugins.named("pipeline.pruning.criteria"), Field(description="what makes a channel important")
+    ] = "l1"
     scope: Annotated[
         Literal["local", "global"],
         Field(description="local: the same ratio in every group; global: one ranking over all groups"),

@@ -15,9 +15,7 @@ class Classification(Task):
 
     primary = "top1"
 
-    def metrics(
-        self, outputs: NDArray[np.floating], labels: NDArray[np.int64]
-    ) -> dict[str, dict[str, float]]:
+    def metrics(self, outputs: NDArray[np.floating], labels: NDArray[np.int64]) -> dict[str, dict[str, float]]:
         """Return top1, and top5 where it says something, with their Wilson intervals (Wilson, JASA 1927)."""
         found = {"top1": _share(hits(outputs, labels, 1))}
         if outputs.shape[1] > 5:

@@ -15,9 +15,7 @@ from pipeline.training.evaluate import evaluating
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def recalibrate(
-    model: nn.Module, split: Split, batches: int = 50, seed: int = 0, batch_size: int = 256
-) -> None:
+def recalibrate(model: nn.Module, split: Split, batches: int = 50, seed: int = 0, batch_size: int = 256) -> None:
     """Replace the running statistics of every BatchNorm by those of random samples of `split`, in place.
 
     Up to `batches` batches, no sample twice; with 0 the statistics stay. Everything else (dropout, weights,

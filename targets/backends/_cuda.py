@@ -68,15 +68,11 @@ class Stream:
 
     def upload(self, address: int, array: NDArray[Any]) -> None:
         """Copy a contiguous array to the GPU, in stream order."""
-        self._call(
-            "cuMemcpyHtoDAsync_v2", c_uint64(address), c_void_p(array.ctypes.data), array.nbytes, self._stream
-        )
+        self._call("cuMemcpyHtoDAsync_v2", c_uint64(address), c_void_p(array.ctypes.data), array.nbytes, self._stream)
 
     def download(self, array: NDArray[Any], address: int) -> None:
         """Copy from the GPU into a contiguous array, in stream order; valid after `synchronize`."""
-        self._call(
-            "cuMemcpyDtoHAsync_v2", c_void_p(array.ctypes.data), c_uint64(address), array.nbytes, self._stream
-        )
+        self._call("cuMemcpyDtoHAsync_v2", c_void_p(array.ctypes.data), c_uint64(address), array.nbytes, self._stream)
 
     def synchronize(self) -> None:
         """Wait for everything queued."""

@@ -41,7 +41,11 @@ class Cpu(Target):
         activation="uint8",  # oneDNN's int8 kernels take u8 sources natively; s8 costs a compensation term
         symmetric=False,  # source zero points fold into that same compensation: asymmetry is free
         per_channel=True,  # oneDNN scales per output channel at no cost
-        joined=("Add", "Concat", "MaxPool"),  # low precision transformations fuse the residual add into the convolution
+        joined=(
+            "Add",
+            "Concat",
+            "MaxPool",
+        ),  # low precision transformations fuse the residual add into the convolution
         quantize_outputs=False,  # a Q/DQ pair between Conv and Relu breaks the fusion of both
         quantize_bias=False,  # the plug-in wants f32 bias behind the dequantization
     )
@@ -50,9 +54,7 @@ class Cpu(Target):
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise TargetError(
-                f"target cpu: precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
-            )
+            raise TargetError(f"target cpu: precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.threads < 1:
             raise TargetError(f"target cpu: threads must be 1 or more, got {self.threads}")
 
@@ -78,9 +80,7 @@ class Cpu(Target):
         ov = _openvino()
         core = ov.Core()
         try:
-            compiled = self._imported(core, built) or core.compile_model(
-                built / "model.xml", "CPU", self._config()
-            )
+            compiled = self._imported(core, built) or core.compile_model(built / "model.xml", "CPU", self._config())
         except RuntimeError as error:
             raise TargetError(f"OpenVINO cannot load {built / 'model.xml'}: {_reason(error)}") from error
         yield OpenVinoRunner(compiled)

@@ -27,7 +27,7 @@ TENSORRT_INT8 = Int8Scheme(
     activation="int8",  # TensorRT quantizes symmetrically to int8 and refuses any other zero point
     symmetric=True,
     per_channel=True,  # weights only; activations are always per tensor
-    joined=("Add",),  # fuses into the convolution if both inputs are int8 (NVIDIA/TensorRT#1992)
+    joined=("Add",),  # with its skip input in int8 it fuses into the convolution before it (NVIDIA/TensorRT#1992)
     quantize_outputs=False,  # Q/DQ behind Conv or before Relu breaks Conv+Relu fusion
     quantize_bias=False,  # explicit quantization takes the bias in float
     min_gemm=16,  # int8 tensor cores take 16 at a time; ModelOpt skips smaller GEMMs too
@@ -145,9 +145,7 @@ class Gpu(Target):
         for tensor in dynamic:
             rest = tuple(tensor.shape)[1:]
             if -1 in rest:
-                raise TargetError(
-                    f"target gpu: input {tensor.name} is dynamic beyond its batch: {tuple(tensor.shape)}"
-                )
+                raise TargetError(f"target gpu: input {tensor.name} is dynamic beyond its batch: {tuple(tensor.shape)}")
             profile.set_shape(tensor.name, (1, *rest), (1, *rest), (self.max_batch, *rest))
         config.add_optimization_profile(profile)
 

@@ -127,10 +127,7 @@ class OrtRunner:
     @property
     def inputs(self) -> Mapping[str, Tuple[int, ...]]:
         """Input shapes by name; a dynamic dimension reads -1."""
-        return {
-            i.name: tuple(d if isinstance(d, int) else -1 for d in i.shape)
-            for i in self._session.get_inputs()
-        }
+        return {i.name: tuple(d if isinstance(d, int) else -1 for d in i.shape) for i in self._session.get_inputs()}
 
     def precision(self) -> Dict[str, int]:
         """Compute kernels that a profiled run executed, by the type of their first input.
