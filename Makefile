@@ -12,7 +12,8 @@ BIN    := $(VENV)/bin
 # Where torch comes from. Its plain name brings gigabytes of CUDA packages on most machines, so without a GPU
 # the index of CPU builds is taken where it can be reached; set TORCH_INDEX= (empty) for the plain name.
 CPU_INDEX   := https://download.pytorch.org/whl/cpu
-TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null || { curl -fsI -m 5 -o /dev/null $(CPU_INDEX)/torch/ 2>/dev/null && echo $(CPU_INDEX); })
+REACHABLE   = from urllib.request import urlopen; urlopen("$(CPU_INDEX)/torch/", timeout=5); print("$(CPU_INDEX)")
+TORCH_INDEX ?= $(shell command -v nvidia-smi >/dev/null || $(PYTHON) -c '$(REACHABLE)' 2>/dev/null)
 TORCH       := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 
 # TensorRT: the full one where there is a GPU, ahead-of-time engines for RTX GPUs where there is none.

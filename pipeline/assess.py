@@ -56,7 +56,8 @@ class Assessor:
     rows: list[StageReport] = field(default_factory=list)
     _builds: list[Built] = field(default_factory=list)
     _previous: Built | None = None  # what a stage's result would replace
-    _good: Built | None = None  # the last one that was no regression: what ships instead of a rejected one
+    _accurate: Built | None = None  # the last one within the budget: what goes on instead of a rejected one
+    _kinds: dict[str, str] = field(default_factory=dict)  # digest -> kind of the first verdict on it
 
     def on_done(self, done: Done) -> Artifact:
         """Measure a stage's result; return it, or the one that goes on in its place."""
@@ -70,12 +71,12 @@ class Assessor:
             row = self._measured_row(done, built, source, previous)
         self.rows.append(row)
         self._builds.append(built)
+        kind = self._kinds.setdefault(built.digest, row.verdict.kind)
         if row.verdict.rejected:
-            self._previous = self._good or source
+            self._previous = self._accurate or source
         else:
             self._previous = built
-            if twin is None and row.verdict.kind not in ("slower", "inaccurate"):
-                self._good = built
+            self._accurate = self._accurate if kind == "inaccurate" else built
         return self._previous.artifact
 
     @property
@@ -139,12 +140,14 @@ class Assessor:
         name = f"validation_{self.meter.task.primary}"
         evidence = Evidence(
             previous=previous.stage,
-            fallback=(self._good or source).stage,
+            fallback=(self._accurate or source).stage,
             accuracy=built.metrics.get(name),
+            previous_accuracy=previous.metrics.get(name),
             source_accuracy=source.metrics.get(name),
             ratio=ratio,
             size=built.size,
             previous_size=previous.size,
+            not_run=built.meter.why_not,
         )
         reject = self.recipe.policy(built.stage) == "reject"
         return judge(evidence, self.recipe.sections.budget.max_drop, reject)

@@ -47,16 +47,15 @@ class Info:
 def save(folder: Path, model: "nn.Module", plans: Sequence["Plan"], data: DataSpec, figures: Mapping[str, Any]) -> None:
     """Write a model's folder, its ONNX file included."""
     import torch
-    from safetensors.torch import save_file
 
     from pipeline.exporting import metadata_of, to_onnx
     from pipeline.pruning.counters import count
+    from pipeline.training import state
 
     loaded = data.load()
     samples = loaded.calibration[:CHECKED_SAMPLES][0]
     model = model.eval().to("cpu")
-    tensors = {k: v.detach().contiguous().clone() for k, v in model.state_dict().items()}
-    save_file(tensors, folder / "weights.safetensors")
+    state.save(folder / "weights.safetensors", model.state_dict(), {})
     for i, plan in enumerate(plans, 1):
         plan.save(folder / _plan_name(i))
     metadata = metadata_of(loaded.preprocessing, loaded.classes)
@@ -100,6 +99,9 @@ def source_model(spec: ModelSpec) -> "nn.Module":
     model = spec.build()
     if spec.weights is not None:
         load_weights(model, Path(spec.weights))
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise UserError(f"{spec.factory.ref}: {name} has NaN or infinite weights: the training diverged")
     return model
 
 

@@ -12,6 +12,7 @@ import click
 from pipeline import commands
 
 USAGE, INTERRUPTED = 2, 130
+FILE_ERRORS = (PermissionError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 
 
 class Verbs(click.Group):
@@ -76,8 +77,10 @@ def _to_mend(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" writing {error.filename}" if error.filename else ""
         return f"the disk is full{where}: free some space, or name another place with --store and --out"
-    if isinstance(error, PermissionError):
-        return f"no permission for {error.filename}: name another place with --store or --out"
+    if isinstance(
+        error, PermissionError | FileNotFoundError | FileExistsError | IsADirectoryError | NotADirectoryError
+    ):
+        return f"{error.filename}: {(error.strerror or type(error).__name__).lower()}"
     return None
 
 

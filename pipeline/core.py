@@ -22,7 +22,7 @@ class Stage(ABC):
     after: ClassVar[tuple[str, ...]] = (PREVIOUS,)  # whose artifacts it reads; "previous" is the one before
     uses: ClassVar[tuple[str, ...]] = ()  # distributions whose version changes the result
     resumable: ClassVar[bool] = False  # `out` may hold what an interrupted run of the same key left there
-    on_regression: ClassVar[str] = "warn"  # default of the recipe's option: "reject" or "warn"
+    on_regression: ClassVar[str | None] = "warn"  # default of the recipe's option, or "reject"; None: no such option
 
     @classmethod
     def name(cls) -> str:
@@ -32,6 +32,11 @@ class Stage(ABC):
     def code(self) -> tuple[str, ...]:
         """Modules that `run` finds by name, which an import statement does not show."""
         return ()
+
+    @classmethod
+    def wrong(cls, options: Mapping[str, Any]) -> str | None:
+        """Say what is wrong with options of the right types, before any work; None if nothing is."""
+        return None
 
     def versions(self) -> Mapping[str, str]:
         """Versions of the distributions that the result depends on."""

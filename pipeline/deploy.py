@@ -5,7 +5,6 @@ import json
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from filelock import FileLock
 
 from pipeline import fingerprint
 from pipeline.assess import Assessor
@@ -81,7 +81,7 @@ class Job:
 def deploy(job: Job, out: Path) -> Report:
     """Run every stage that has no result yet, measure, and write `out`; return the report.
 
-    `out` gets `model/`, `report.json`, `report.md` and `manifest.json`, replaced in one step at the end.
+    `out` gets `model/`, `report.json`, `report.md` and `manifest.json`, whole, at the end.
     Raises UserError for a recipe that does not end in export and compile.
     """
     names = list(job.recipe.sections.stages)
@@ -99,29 +99,24 @@ def deploy(job: Job, out: Path) -> Report:
 
 
 def write(out: Path, report: Report, done: Mapping[str, Artifact], job: Job) -> None:
-    """Write the deployed folder beside `out`, then put it in place."""
+    """Write the deployed folder beside `out`, then put it in place; a second run waits for the first."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        temporary.chmod(0o755)
+    temporary, old = (out.with_name(f".{out.name}.{kind}") for kind in ("new", "old"))
+    with FileLock(out.with_name(f".{out.name}.lock")):
+        for left in (temporary, old):  # by a run that was killed here
+            shutil.rmtree(left, ignore_errors=True)
+        temporary.mkdir()
         shutil.copytree(done["compile"].path / MODEL, temporary / MODEL, copy_function=shutil.copyfile)
-        (temporary / "report.json").write_text(report.model_dump_json(by_alias=True, indent=1) + "\n")
-        (temporary / "report.md").write_text(markdown(report))
+        json_text = report.model_dump_json(by_alias=True, indent=1)
+        (temporary / "report.json").write_text(json_text + "\n", encoding="utf-8")
+        (temporary / "report.md").write_text(markdown(report), encoding="utf-8")
         shapes = shapes_of(onnx.load(done["export"].path / "model.onnx"))
         manifest = _manifest(temporary, report, shapes, job)
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
-        _swap(temporary, out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _swap(new: Path, out: Path) -> None:
-    old = new.with_name(f"{new.name}.old")
-    if out.exists():
-        out.replace(old)
-    new.replace(out)
-    shutil.rmtree(old, ignore_errors=True)
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        if out.exists():
+            out.replace(old)
+        temporary.replace(out)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _report(job: Job, assessor: Assessor) -> Report:
@@ -135,6 +130,7 @@ def _report(job: Job, assessor: Assessor) -> Report:
         budget=job.recipe.sections.budget.model_dump(),
         timing=job.recipe.sections.timing.model_dump(),
         shipped=assessor.shipped,
+        not_run=job.place.why_not,
         stages=tuple(assessor.rows),
     )
 

@@ -95,11 +95,14 @@ def agreement(model: "nn.Module", path: Path, samples: NDArray[np.float32], batc
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     step = len(samples) if batch == "dynamic" else batch
     worst, scale = 0.0, 1e-12
-    for start in range(0, len(samples) - step + 1, step):
+    samples = np.resize(samples, (max(step, len(samples) // step * step), *samples.shape[1:]))
+    for start in range(0, len(samples), step):
         x = samples[start : start + step]
         with torch.inference_mode():
             expected = _flat(model(torch.from_numpy(x)))
         for a, b in zip(expected, session.run(None, {INPUT: x}), strict=True):
+            if not np.isfinite(b).all():
+                raise UserError("the exported model gives NaN or infinity on calibration samples; check its weights")
             worst = max(worst, float(np.abs(a - b).max(initial=0)))
             scale = max(scale, float(np.abs(a).max(initial=0)))
     if not worst <= TOLERANCE * scale:

@@ -5,7 +5,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,54 +56,53 @@ def of_folder(folder: Path) -> str:
 def code_behind(modules: Iterable[str]) -> dict[str, str]:
     """Sha256 of the source of each module and of every module of the same project that it imports.
 
-    Imports are read from the source, inside functions too, so nothing is imported to find out. "The same
-    project" is this one and the top-level package of each module asked for.
+    Imports are read from the source, inside functions too; nothing is imported to find out. "The same project"
+    is this one and the top-level package of each module asked for.
     """
     modules = list(modules)
     roots = frozenset(OURS) | {m.partition(".")[0] for m in modules}
-    seen: dict[str, str] = {}
-    queue = modules[:]
-    while queue:
-        name = queue.pop()
-        path = _source(name) if name not in seen else None
-        if path is not None:
-            seen[name] = of_file(path)
-            queue += [m for m in _imports(path, _package(name, path)) if m.partition(".")[0] in roots]
-    return dict(sorted(seen.items()))
+    return _closure(modules, lambda name: _source(name) if name.partition(".")[0] in roots else None)
 
 
 def code_of_file(path: Path) -> dict[str, str]:
-    """Sha256 of a Python file and of the files beside it that it imports, by file name."""
+    """Sha256 of a Python file and of the modules beside it that it imports, by module name."""
+    return _closure([path.stem], lambda name: _below(path.parent, name.split(".")))
+
+
+def _closure(start: Iterable[str], locate: Callable[[str], Path | None]) -> dict[str, str]:
     seen: dict[str, str] = {}
-    queue = [path]
+    queue = list(start)
     while queue:
-        file = queue.pop()
-        name = file.relative_to(path.parent).as_posix()
-        if name in seen:
-            continue
-        seen[name] = of_file(file)
-        for module in _imports(file, ""):
-            stem = path.parent / module.replace(".", "/")
-            queue += [p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()]
+        name = queue.pop()
+        path = locate(name) if name not in seen else None
+        if path is not None:
+            seen[name] = of_file(path)
+            package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+            queue += _imports(path, package)
     return dict(sorted(seen.items()))
 
 
 @cache
 def _source(module: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
+    """The source of a module, found from where its top-level package lies."""
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None or spec.origin is None:
         return None
-    origin = spec.origin if spec else None
-    return Path(origin) if origin and origin.endswith(".py") else None
+    if not rest:
+        return Path(spec.origin) if spec.origin.endswith(".py") else None
+    return _below(Path(spec.origin).parent, rest) if spec.submodule_search_locations else None
 
 
-def _package(module: str, path: Path) -> str:
-    return module if path.name == "__init__.py" else module.rpartition(".")[0]
+def _below(folder: Path, parts: Sequence[str]) -> Path | None:
+    stem = folder.joinpath(*parts)
+    candidates = (stem.with_name(f"{stem.name}.py"), stem / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
 
 
 @cache
 def _imports(path: Path, package: str) -> tuple[str, ...]:
+    """The names that a file imports, and the packages they are in: those run too."""
     found: list[str] = []
     for node in ast.walk(ast.parse(path.read_bytes(), filename=str(path))):
         if isinstance(node, ast.Import):
@@ -115,4 +114,9 @@ def _imports(path: Path, package: str) -> tuple[str, ...]:
                 base = ".".join(filter(None, [*above, base]))
             # `from package import name` may import a submodule
             found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return tuple(found)
+    return tuple(name for module in found for name in _with_parents(module))
+
+
+def _with_parents(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts)) if parts[0]]

@@ -21,7 +21,7 @@ from targets.base import Target
 from targets.devices.base import Device, Fingerprint, Measurement, Timing
 from targets.npz import save
 
-CHUNK_BYTES = 32_000_000  # of inputs handed to the device at once: bounds memory on both sides
+CHUNK_BYTES = 256_000_000  # of inputs handed to the device at once: bounds memory on both sides
 FEEDS = 64  # samples handed to timing; it takes the batch it needs
 
 

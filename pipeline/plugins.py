@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from importlib.metadata import entry_points
 from typing import TypeVar
 
 from pydantic import AfterValidator
@@ -16,6 +17,19 @@ T = TypeVar("T")
 def names(package: str) -> list[str]:
     """Names of the plug-ins in `package`, e.g. "targets.backends", sorted."""
     return list(plugins.names(package))
+
+
+def module_of(package: str, name: str) -> str:
+    """The module that defines a plug-in, for cache keys: of an entry point, the one it leads to."""
+    for entry in entry_points(group=f"edgesmith.{package}"):
+        if entry.name == name:
+            return entry.module
+    return f"{package}.{name}"
+
+
+def modules(package: str) -> list[str]:
+    """The modules of all plug-ins in `package`, where all are used."""
+    return [module_of(package, name) for name in (*names(package), "base")]
 
 
 def find(package: str, name: str, base: type[T]) -> type[T]:

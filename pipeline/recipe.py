@@ -47,7 +47,8 @@ class Budget(_Section):
     """What compression may cost."""
 
     max_drop: Annotated[
-        float, Field(ge=0, description="points of accuracy below the source, on the validation split")
+        float,
+        Field(ge=0, allow_inf_nan=False, description="points of accuracy below the source, on the validation split"),
     ] = 1.0
 
 
@@ -55,7 +56,7 @@ class TimingSection(_Section):
     """How latency is measured: interleaved with the source and with what the stage would replace."""
 
     samples: Annotated[int, Field(ge=50, description="timed calls per artifact")] = 1000
-    rounds: Annotated[int, Field(ge=2, description="interleaved blocks they are spread over")] = 10
+    rounds: Annotated[int, Field(ge=3, description="interleaved blocks they are spread over")] = 10
     max_s: Annotated[float, Field(gt=0, description="limit for one comparison")] = 60.0
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -111,7 +112,7 @@ class Recipe:
 
     def policy(self, stage: str) -> str:
         """What happens to the stage's result if it is a regression: "reject" or "warn"."""
-        return str(self.options(stage).pop("on_regression"))
+        return str(self.options(stage).get("on_regression", "warn"))
 
     def stages(self, shared: Mapping[str, Any]) -> list[Stage]:
         """The recipe's stages, with `shared` filled in where a stage has a field of that name."""
@@ -122,7 +123,7 @@ class Recipe:
         cls = stage_class(name)
         wanted = {f.name for f in fields(cls)} & SHARED
         given = self.options(name)
-        del given["on_regression"]
+        given.pop("on_regression", None)
         return cls(**given, **{key: shared[key] for key in wanted})
 
     def options(self, stage: str) -> dict[str, Any]:
@@ -139,6 +140,8 @@ def stage_class(name: str) -> type[Stage]:
 def stage_options(name: str) -> type[BaseModel]:
     """The options that a recipe can give to a stage."""
     cls = stage_class(name)
+    if cls.on_regression is None:
+        return options.model_of(cls, SHARED)
     policy = (
         Annotated[
             Literal["reject", "warn"],
@@ -168,7 +171,9 @@ def _check(recipe: Recipe) -> None:
     names = list(recipe.sections.stages)
     where = Where(str(recipe.path), ("stages",))
     for name in names:
-        recipe.policy(name)
+        wrong = stage_class(name).wrong(recipe.options(name))
+        if wrong:
+            raise UserError(f"{where / name}: {wrong}")
     if not names or names[0] != "source":
         raise UserError(f"{where}: the first stage must be source, got {names[0] if names else 'none'}")
     late = [name for name in names if name in ("export", "compile")]
@@ -204,6 +209,8 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} is given twice", key_node.start_mark

@@ -87,7 +87,11 @@ def factory(ref: str, args: Mapping[str, Any], folder: Path) -> Factory:
         path = (folder / module).resolve()
         if not path.is_file():
             raise UserError(f"{ref}: there is no file {path}")
-        code = fingerprint.of_value({"name": name, "files": fingerprint.code_of_file(path)})
+        try:
+            files = fingerprint.code_of_file(path)
+        except SyntaxError as error:
+            raise UserError(f"{error.filename}:{error.lineno} is no valid Python: {error.msg}") from error
+        code = fingerprint.of_value({"name": name, "files": files})
     else:
         _on_path(folder)
         code = fingerprint.of_value({"ref": ref, "files": fingerprint.code_behind([module])})
@@ -121,7 +125,10 @@ def weights_file(given: str, folder: Path) -> Path:
     package, colon, name = given.partition(":")
     path = folder / given
     if colon and not path.exists():
-        spec = importlib.util.find_spec(package)
+        try:
+            spec = importlib.util.find_spec(package)
+        except ModuleNotFoundError:
+            spec = None
         folders = spec.submodule_search_locations if spec else None
         path = Path(folders[0]) / name if folders else path
     if not path.is_file():
@@ -165,7 +172,12 @@ def _import_file(path: Path) -> Any:
         raise UserError(f"cannot import {path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        where = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise UserError(f"{path}{where} cannot be imported: {type(error).__name__}: {error}") from error
     return module
 
 

@@ -1,8 +1,11 @@
 """Single steps on plain files, for people who need only one of them."""
 
 import json
+import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from pipeline.store import Artifact
 from targets.base import Target
 from targets.devices.base import Measurement, Timing
 from targets.npz import save
+from targets.plugins import make
 
 BATCH = 32
 
@@ -41,13 +45,14 @@ class Timed:
 def measure(artifact: Path, target: Target, place: Place, timing: Timing, progress: Progress) -> Timed:
     """Time an ONNX file (built first) or a folder that `deploy` wrote, on random input.
 
-    Raises UserError for anything else, and NoDeviceError where nothing can run it.
+    A deployed folder is opened with the options it was built with. Raises UserError for anything else, and
+    where nothing can run it.
     """
     if place.why_not:
         raise UserError(f"{target.name()} cannot be timed here: {place.why_not}")
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        built, shapes = _built(artifact, target, place, scratch)
+        target, built, shapes = _built(artifact, target, place, scratch)
         rng = np.random.default_rng(0)
         feeds = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
         save(scratch / "feeds.npz", feeds)
@@ -61,10 +66,8 @@ def measure(artifact: Path, target: Target, place: Place, timing: Timing, progre
 def compile_model(model: Path, target: Target, place: Place, out: Path) -> None:
     """Build an ONNX file for a target into the folder `out`. Raises UserError if `out` holds something."""
     load(model)
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty: name another folder with --out")
-    out.mkdir(parents=True, exist_ok=True)
-    place.device.build(target, model, out)
+    with _fresh(out):
+        place.device.build(target, model, out)
 
 
 def calibrate(
@@ -107,10 +110,9 @@ def run_stage(recipe: Recipe, name: str, start: Path | None, out: Path, progress
         raise UserError(f"{recipe.path}: stages: has no {name}; add it with its options")
     shared = {"model": recipe.model_spec(), "data": recipe.data_spec()}
     source, stage = (recipe.stage(which, shared) for which in ("source", name))
-    if not stage.resumable and out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty: name another folder with --out")
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
+    if start is not None and not (start / "weights.safetensors").is_file():
+        raise UserError(f"--from {start}: has no weights.safetensors; give a folder that prune or finetune wrote")
+    with tempfile.TemporaryDirectory() as folder, _fresh(out, keep=("epochs",) if stage.resumable else ()):
         previous = start
         if previous is None:
             previous = Path(folder)
@@ -120,6 +122,20 @@ def run_stage(recipe: Recipe, name: str, start: Path | None, out: Path, progress
     if info is None:
         raise UserError(f"{name} left no info.json in {out}")
     return info
+
+
+@contextmanager
+def _fresh(out: Path, keep: tuple[str, ...] = ()) -> Iterator[None]:
+    """A folder to fill; if that fails, only `keep` stays of it, for the next try to go on from."""
+    out.mkdir(parents=True, exist_ok=True)
+    if any(path.name not in keep for path in out.iterdir()):
+        raise UserError(f"{out} is not empty: name another folder with --out")
+    try:
+        yield
+    except BaseException:
+        for path in [path for path in out.iterdir() if path.name not in keep]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
 
 
 def samples_from(data: Path, limit: int) -> NDArray[np.float32]:
@@ -154,31 +170,39 @@ def load(model: Path) -> onnx.ModelProto:
         raise UserError(f"{model} is no ONNX file: {error}") from error
 
 
-def _built(artifact: Path, target: Target, place: Place, scratch: Path) -> tuple[Path, dict[str, Shape]]:
+def _built(artifact: Path, target: Target, place: Place, scratch: Path) -> tuple[Target, Path, dict[str, Shape]]:
     if artifact.suffix == ".onnx":
         shapes = shapes_of(load(artifact))
         (scratch / "model").mkdir()
         place.device.build(target, artifact, scratch / "model")
-        return scratch / "model", shapes
+        return target, scratch / "model", shapes
     manifest = artifact / "manifest.json"
     if not manifest.is_file():
         raise UserError(f"{artifact}: give an .onnx file, or a folder that `edgesmith deploy` wrote")
-    told = json.loads(manifest.read_text())
-    if told["target"]["name"] != target.name():
-        raise UserError(f"{artifact} was built for {told['target']['name']}: add --target {told['target']['name']}")
-    return artifact / "model", {name: tuple(shape) for name, shape in told["inputs"].items()}
+    try:
+        told = json.loads(manifest.read_text(encoding="utf-8"))
+        name, options = told["target"]["name"], {k: v for k, v in told["target"].items() if k != "name"}
+        shapes = {key: tuple(shape) for key, shape in told["inputs"].items()}
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{manifest} is no edgesmith.manifest/1") from error
+    if name != target.name():
+        raise UserError(f"{artifact} was built for {name}: add --target {name}")
+    return make(name, options), artifact / "model", shapes
 
 
 def _array(path: Path) -> NDArray[np.float32]:
+    """Read an array of samples, or the one of an archive that holds them."""
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"--data {path}: not a readable array file ({error})") from error
-    if isinstance(loaded, np.ndarray):
-        return loaded.astype(np.float32)
-    with loaded:
-        names = loaded.files
-        if INPUT not in names and len(names) != 1:
-            raise UserError(f"--data {path}: has the arrays {', '.join(names)}; name the samples {INPUT!r}")
-        found: NDArray[np.float32] = loaded[INPUT if INPUT in names else names[0]].astype(np.float32)
-        return found
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            with loaded:
+                names = loaded.files
+                if INPUT not in names and len(names) != 1:
+                    raise UserError(f"--data {path}: has the arrays {', '.join(names)}; name the samples {INPUT!r}")
+                loaded = loaded[INPUT if INPUT in names else names[0]]
+        found: NDArray[np.float32] = loaded.astype(np.float32)
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(f"--data {path}: not a readable file of numbers ({error})") from error
+    if found.ndim == 0:
+        raise UserError(f"--data {path}: holds a single number; give samples (N, ...)")
+    return found

@@ -59,9 +59,11 @@ class Store:
             digest = json.loads((entry / "entry.json").read_text())["digest"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        if fingerprint.of_folder(entry / "files") != digest:
+        try:
+            found = fingerprint.of_folder(entry / "files")
+        except FileNotFoundError:  # another process is removing a damaged entry
             return None
-        return Artifact(entry / "files", digest)
+        return Artifact(entry / "files", digest) if found == digest else None
 
     def make(self, parts: Parts, work: Callable[[Path], None], resumable: bool = False) -> tuple[Artifact, bool]:
         """Return the artifact for `parts` and whether it was there; else `work(folder)` makes it first.

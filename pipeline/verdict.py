@@ -15,10 +15,12 @@ class Evidence:
     previous: str  # the stage whose artifact it would replace
     fallback: str  # the stage whose artifact ships if this one is rejected
     accuracy: Proportion | None  # on validation: test is reported, never decided on
+    previous_accuracy: Proportion | None
     source_accuracy: Proportion | None
     ratio: Interval | None  # p50 over that of `previous`, interleaved
     size: int
     previous_size: int
+    not_run: str | None = None  # why there is no ratio
 
 
 def judge(evidence: Evidence, max_drop: float, reject: bool) -> Verdict:
@@ -28,7 +30,7 @@ def judge(evidence: Evidence, max_drop: float, reject: bool) -> Verdict:
         text = f"validation accuracy −{lost:.2f} points, more than {max_drop:g}"
         return _regression("inaccurate", text, evidence.fallback, reject)
     if evidence.ratio is None:
-        return Verdict(kind="unmeasured", text="no device: speed and accuracy unknown")
+        return Verdict(kind="unmeasured", text=evidence.not_run or "not measured")
     ratio = evidence.ratio
     spread = f"{1 / ratio.high:.2f}–{1 / ratio.low:.2f}×"
     if ratio.low > 1:
@@ -36,6 +38,8 @@ def judge(evidence: Evidence, max_drop: float, reject: bool) -> Verdict:
         return _regression("slower", text, evidence.fallback, reject)
     if ratio.high < 1:
         return Verdict(kind="pays", text=f"{1 / ratio.value:.2f}× faster than {evidence.previous}")
+    if gained(evidence):
+        return Verdict(kind="pays", text=f"more accurate than {evidence.previous}, as fast ({spread})")
     smaller = evidence.size < 0.99 * evidence.previous_size
     gain = f"{evidence.previous_size / evidence.size:.1f}× smaller, not faster" if smaller else "does not pay"
     return Verdict(kind="same", text=f"{gain} ({spread} of {evidence.previous})")
@@ -46,6 +50,12 @@ def drop(evidence: Evidence) -> float | None:
     if evidence.accuracy is None or evidence.source_accuracy is None:
         return None
     return 100 * (evidence.source_accuracy.value - evidence.accuracy.value)
+
+
+def gained(evidence: Evidence) -> bool:
+    """Whether the validation accuracy rose beyond both intervals."""
+    now, before = evidence.accuracy, evidence.previous_accuracy
+    return now is not None and before is not None and now.low > before.high
 
 
 def _regression(kind: Literal["slower", "inaccurate"], text: str, fallback: str, reject: bool) -> Verdict:

@@ -5,12 +5,16 @@ from typing import ClassVar
 
 import pytest
 
-from pipeline import core
+from pipeline import core, recipe
 from pipeline.core import Done, Stage
 from pipeline.progress import SILENT, Progress
+from pipeline.stages.compile import Compile
 from pipeline.store import Artifact, Store
+from targets.backends.cpu import Cpu
+from targets.devices.local import Local
 
 RUNS: list[str] = []
+IN = {"previous": Artifact(Path(), "0")}
 
 
 @dataclass(frozen=True)
@@ -105,3 +109,19 @@ def test_the_code_behind_a_stage_is_part_of_its_key(tmp_path: Path, monkeypatch:
     before = Store.key(core.parts_of(Write("a"), {}))
     monkeypatch.setattr(core.fingerprint, "code_behind", lambda modules: {"m": "edited"})
     assert Store.key(core.parts_of(Write("a"), {})) != before
+
+
+def test_a_criterion_counts_for_the_prune_stage_that_uses_it_alone(project: Path) -> None:
+    loaded = recipe.load(project)
+    shared = {"model": loaded.model_spec(), "data": loaded.data_spec()}
+    code = core.parts_of(loaded.stage("prune", shared), {"previous": Artifact(project, "0")})["code"]
+    assert "pipeline.pruning.criteria.l1" in code
+    assert "pipeline.pruning.criteria.l2" not in code
+    assert "pipeline.pruning.rules.conv" in code
+    source = core.parts_of(loaded.stage("source", shared), {})["code"]
+    assert "pipeline.pruning.criteria.l1" not in source
+
+
+def test_what_is_compiled_belongs_to_one_device() -> None:
+    keys = {Store.key(core.parts_of(Compile(target=Cpu(), device=Local(), fingerprint=f), IN)) for f in ("a", "b")}
+    assert len(keys) == 2

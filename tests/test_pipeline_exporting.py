@@ -59,6 +59,20 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path: Path) -> None:
         agreement(model, path, SAMPLES, 1)
 
 
+def test_a_model_that_gives_nan_is_refused(tmp_path: Path) -> None:
+    class Nan(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.log(-x.abs() - 1)
+
+    with pytest.raises(UserError, match="NaN or infinity"):
+        to_onnx(Nan(), SAMPLES, tmp_path / "m.onnx")
+
+
+def test_a_batch_larger_than_the_samples_is_checked_all_the_same(tmp_path: Path) -> None:
+    model, path = net(), tmp_path / "m.onnx"
+    assert to_onnx(model, SAMPLES, path, 16) > 0
+
+
 def test_a_model_that_cannot_be_captured_is_one_line(tmp_path: Path) -> None:
     class Branches(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

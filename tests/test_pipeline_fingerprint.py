@@ -71,4 +71,22 @@ def test_code_of_a_file_counts_the_files_beside_it(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text("import torch\nfrom blocks import Block")
     (tmp_path / "blocks.py").write_text("class Block: ...")
     (tmp_path / "unrelated.py").write_text("")
-    assert set(fingerprint.code_of_file(tmp_path / "model.py")) == {"model.py", "blocks.py"}
+    assert set(fingerprint.code_of_file(tmp_path / "model.py")) == {"model", "blocks"}
+
+
+def test_code_of_a_file_follows_packages_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text("from helpers import Block")
+    (tmp_path / "helpers").mkdir()
+    (tmp_path / "helpers" / "__init__.py").write_text("from .layers import Block")
+    (tmp_path / "helpers" / "layers.py").write_text("class Block: ...")
+    assert set(fingerprint.code_of_file(tmp_path / "model.py")) == {"model", "helpers", "helpers.layers"}
+
+
+def test_nothing_is_imported_to_find_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "acme_loud"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "model.py").write_text("import acme_loud.parts")
+    (package / "parts.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert set(fingerprint.code_behind(["acme_loud.model"])) == {"acme_loud", "acme_loud.model", "acme_loud.parts"}

@@ -12,10 +12,21 @@ def evidence(
     ratio: tuple[float, float, float] | None = (0.5, 0.48, 0.52),
     accuracy: float | None = 0.9,
     size: int = 50,
+    before: float = 0.9,
 ) -> Evidence:
     interval = Interval(value=ratio[0], low=ratio[1], high=ratio[2]) if ratio else None
     found = share(accuracy) if accuracy is not None else None
-    return Evidence("finetune", "source", found, share(0.9) if found else None, interval, size, 100)
+    return Evidence(
+        previous="finetune",
+        fallback="source",
+        accuracy=found,
+        previous_accuracy=share(before) if found else None,
+        source_accuracy=share(0.9) if found else None,
+        ratio=interval,
+        size=size,
+        previous_size=100,
+        not_run=None if interval else "no device",
+    )
 
 
 @pytest.mark.parametrize(
@@ -25,6 +36,8 @@ def evidence(
         (evidence((1.2, 1.1, 1.3)), "slower", "slower than finetune"),
         (evidence((1.0, 0.97, 1.03)), "same", "2.0× smaller, not faster"),
         (evidence((1.0, 0.97, 1.03), size=100), "same", "does not pay"),
+        (evidence((1.0, 0.97, 1.03), before=0.6), "pays", "more accurate than finetune, as fast"),
+        (evidence((1.2, 1.1, 1.3), before=0.6), "slower", "slower than finetune"),
         (evidence(accuracy=0.88), "inaccurate", "−2.00 points"),
         (evidence((1.2, 1.1, 1.3), accuracy=0.88), "inaccurate", "−2.00 points"),
         (evidence(None, None), "unmeasured", "no device"),

@@ -102,6 +102,7 @@ class Report(_Model):
     budget: dict[str, float]
     timing: dict[str, float]
     shipped: Annotated[str, Field(description="the stage whose result is in model/")]
+    not_run: Annotated[str | None, Field(description="why nothing could be run, if so")]
     stages: tuple[StageReport, ...]
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)

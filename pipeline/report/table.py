@@ -64,11 +64,10 @@ def interval(value: Interval) -> str:
 def notes(report: Report) -> list[str]:
     """What a reader must know besides the table, a line each."""
     lines = []
-    source = report.stages[0]
     if any(row.proxy for row in report.stages):
         lines.append(f"proxy: measured on this machine, which is not the device that {report.target} is for")
-    if source.device is None:
-        lines.append(f"no device: {report.target} was built, but nothing could run it here")
+    if report.not_run:
+        lines.append(f"{report.target}: {report.not_run}; size is all that is known")
     for row in report.stages:
         if row.precision.ran and row.same_as is None:
             ran = ", ".join(f"{n} × {kind}" for kind, n in sorted(row.precision.ran.items()))

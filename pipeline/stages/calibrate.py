@@ -22,7 +22,7 @@ class Calibrate(Stage):
     """Observe once; every target places its own Q/DQ pairs from the one `ranges.json`."""
 
     uses: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "numpy")
-    on_regression: ClassVar[str] = "reject"  # int8 that is slower or too inaccurate here does not ship
+    on_regression: ClassVar[str | None] = "reject"  # int8 that is slower or too inaccurate here does not ship
 
     data: DataSpec
     observer: Annotated[str, plugins.named("calibration.observers"), Field(description="how ranges are chosen")] = (
@@ -33,9 +33,21 @@ class Calibrate(Stage):
     )
     samples: Annotated[int, Field(ge=1, description="of the calibration split")] = 512
 
+    @classmethod
+    def wrong(cls, options: Mapping[str, Any]) -> str | None:
+        """Options that the observer does not have."""
+        from calibration import observers
+        from calibration.errors import CalibrationError
+
+        try:
+            observers.make(options["observer"], **options["options"])
+        except CalibrationError as error:
+            return str(error)
+        return None
+
     def code(self) -> tuple[str, ...]:
         """The observer is found by name."""
-        return (f"calibration.observers.{self.observer}",)
+        return (plugins.module_of("calibration.observers", self.observer),)
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> None:
         """Write the previous model's folder and `ranges.json`."""

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from pipeline.core import Stage
 from pipeline.progress import Progress
@@ -18,8 +19,11 @@ MODEL = "model"
 class Compile(Stage):
     """Build the exported ONNX file for the target."""
 
+    on_regression: ClassVar[str | None] = None  # it builds what was accepted before it
+
     target: Target
     device: Device
+    fingerprint: str  # of the device: engines and blobs are made for one machine
 
     def versions(self) -> Mapping[str, str]:
         """Versions of the target's compiler and runtime."""

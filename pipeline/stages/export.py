@@ -17,6 +17,7 @@ from pipeline.store import Artifact
 class Export(Stage):
     """Write the deployable ONNX file."""
 
+    on_regression: ClassVar[str | None] = None  # it writes what was accepted before it
     uses: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxscript", "torch")
 
     model: ModelSpec

@@ -31,6 +31,7 @@ class Finetune(Training, Stage):
         model, plans = checkpoint.load(inputs["previous"].path, self.model)
         config = Training(**{f.name: getattr(self, f.name) for f in fields(Training)})
         epochs = out / "epochs"
+        shutil.rmtree(out / "finished", ignore_errors=True)
         history = fit(model, self.data.load(), config, epochs, progress)
         best = history.epochs[history.best] if history.epochs else None
         figures = {
@@ -40,4 +41,5 @@ class Finetune(Training, Stage):
             "loss": [epoch.loss for epoch in history.epochs],
         }
         checkpoint.save(out, model, plans, self.data, figures)
-        shutil.rmtree(epochs, ignore_errors=True)
+        finished = epochs.rename(out / "finished")  # in one step: half of it would not resume
+        shutil.rmtree(finished)

@@ -41,7 +41,10 @@ class Prune(Stage):
 
     def code(self) -> tuple[str, ...]:
         """The criterion is found by name."""
-        return (f"pipeline.pruning.criteria.{self.criterion}", "pipeline.pruning.rules")
+        return (
+            plugins.module_of("pipeline.pruning.criteria", self.criterion),
+            *plugins.modules("pipeline.pruning.rules"),
+        )
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> None:
         """Write the pruned model's folder, `plan.json` and the proof's figures."""

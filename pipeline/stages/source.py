@@ -18,6 +18,8 @@ class Source(Stage):
     after: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
 
+    on_regression: ClassVar[str | None] = None  # it has nothing to go back to
+
     model: ModelSpec
     data: DataSpec
 

@@ -111,8 +111,14 @@ class Gpu(Target):
         return (built / manifest["engines"][first or next(iter(manifest["engines"]))],)
 
     def runs_here(self) -> Optional[str]:
-        """Return "no device" on a machine without an NVIDIA GPU."""
-        return None if _cuda.gpus() else "no device"
+        """Return "no device" on a machine without an NVIDIA GPU, or without one that the engines are for."""
+        gpus = _cuda.gpus()
+        if not gpus:
+            return "no device"
+        api = _tensorrt.find(*_wanted())
+        if api is not None and api.rtx and gpus[0].capability not in self.capabilities:
+            return f"no device: the GPU here has capability {gpus[0].capability}"
+        return None
 
     def is_native(self, device: Fingerprint) -> bool:
         """Whether `device` has an NVIDIA GPU."""
