@@ -1,4 +1,5 @@
-# docker build -t edgesmith . && docker run --rm -v "$PWD/artifacts:/work/artifacts" edgesmith deploy TARGET=cpu
+# docker build -t edgesmith .
+# mkdir -p artifacts && docker run --rm --user "$(id -u)" -v "$PWD/artifacts:/work/artifacts" edgesmith deploy
 FROM python:3.11-slim-bookworm
 
 RUN apt-get update \

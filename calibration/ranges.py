@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,6 +41,13 @@ class Ranges:
             raise CalibrationError(
                 "the ranges were collected on another model (its graph or weights differ): calibrate this one"
             )
+
+    def adopted_by(self, model: ModelProto) -> "Ranges":
+        """The same ranges for the same network exported anew, for another batch size say.
+
+        That the weights are the same is the caller's to know; a tensor of another name is found missing by `of`.
+        """
+        return replace(self, model=digest(model))
 
     def of(self, names: list[str]) -> dict[str, TensorRange]:
         """The ranges of `names`. Raises CalibrationError that names those which are missing."""

@@ -4,8 +4,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from pipeline.checkpoint import Info
 from pipeline.core import PREVIOUS, Done
+from pipeline.exporting import Shape, shapes_of
 from pipeline.fingerprint import of_file
 from pipeline.lowering import lowered_files
 from pipeline.measure import Meter
@@ -38,6 +41,7 @@ class Built:
     origin: str  # hash of the ONNX file it was built from
     digest: str
     size: int
+    inputs: dict[str, Shape]
     metrics: dict[str, Proportion]
 
     @property
@@ -90,19 +94,20 @@ class Assessor:
         folder = done.artifact.path
         path = folder / MODEL
         if path.is_dir():
-            onnx = done.inputs[PREVIOUS].path / "model.onnx"
+            model = done.inputs[PREVIOUS].path / "model.onnx"
         else:
-            onnx = meter.lower(*lowered_files(folder))
-            path = meter.build(onnx).path
+            model = meter.lower(*lowered_files(folder))
+            path = meter.build(model).path
         metrics = {} if meter.why_not else self._metrics(meter, path)
         return Built(
             done.stage.name(),
             done.artifact,
             meter,
             path,
-            of_file(onnx),
+            of_file(model),
             meter.digest(path),
             meter.size(path),
+            shapes_of(onnx.load(model)),
             metrics,
         )
 
@@ -119,8 +124,10 @@ class Assessor:
         race = built.meter.race(contestants)
         mine = race[built.stage]
         seed = self.meter.timing.seed
-        speedup = _ratio(race[source.stage], mine, seed) if source is not built else None
-        ratio = _ratio(mine, race[previous.stage], seed) if previous is not built else None
+        # a call with another batch is another job: its time compares with nothing here
+        comparable = built is not source and built.inputs == source.inputs
+        speedup = _ratio(race[source.stage], mine, seed) if comparable else None
+        ratio = _ratio(mine, race[previous.stage], seed) if comparable else None
         fields = {
             "latency": latency(mine),
             "speedup": speedup,
@@ -134,6 +141,9 @@ class Assessor:
     def _verdict(self, built: Built, source: Built, previous: Built, ratio: Interval | None) -> Verdict:
         if built is source:
             return Verdict(kind="reference", text="the model as it came")
+        if built.inputs != source.inputs:
+            shapes = ", ".join("×".join(map(str, shape)) for shape in built.inputs.values())
+            return Verdict(kind="same", text=f"one call takes {shapes}: not compared")
         twin = next((b for b in self._builds if b.origin == built.origin and b is not source), None)
         if twin is not None:  # compilers need not give the same bytes twice; any difference here is noise
             return Verdict(kind="same", text=f"another build of what {twin.stage} gave")

@@ -56,7 +56,10 @@ class TimingSection(_Section):
     """How latency is measured: interleaved with the source and with what the stage would replace."""
 
     samples: Annotated[int, Field(ge=50, description="timed calls per artifact")] = 1000
-    rounds: Annotated[int, Field(ge=3, description="interleaved blocks they are spread over")] = 10
+    rounds: Annotated[int, Field(ge=3, description="interleaved blocks they are spread over")] = 12
+    launches: Annotated[
+        int, Field(ge=1, description="sets of fresh processes for the rounds: a process's memory layout is chance")
+    ] = 3
     max_s: Annotated[float, Field(gt=0, description="limit for one comparison")] = 60.0
     seed: Annotated[int, Field(ge=0)] = 0
 

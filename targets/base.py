@@ -79,7 +79,7 @@ class Target(ABC):
     uses: ClassVar[Tuple[str, ...]]  # distributions that build and run it; their versions enter cache keys
     extra: ClassVar[Optional[str]] = None  # the edgesmith extra that installs them
     remote: ClassVar[bool] = False  # built only on a device of its own kind, never on the machine at hand
-    align: ClassVar[int] = 1  # channel multiple its kernels like; pruning keeps widths at multiples of it
+    align: ClassVar[int] = 1  # channel multiple its kernels like: what a recipe's round_to should be
 
     @classmethod
     def name(cls) -> str:

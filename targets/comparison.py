@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -42,6 +42,37 @@ class Run:
         """Take in what the process used."""
         self.memory_peak_bytes = int(usage["memory_peak_bytes"])
         self.cpu_s = float(usage["cpu_s"]) - self.cpu_start_s
+
+
+def joined(launches: Sequence[Run]) -> Run:
+    """What several processes of one artifact did, as one run."""
+    first = launches[0]
+    return Run(
+        load_s=first.load_s,
+        warmup_ns=tuple(ns for run in launches for ns in run.warmup_ns),
+        steady=all(run.steady for run in launches),
+        median_ns=first.median_ns,
+        cpu_s=sum(run.cpu_s for run in launches),
+        memory_peak_bytes=max(run.memory_peak_bytes for run in launches),
+        precision=first.precision,
+        blocks_ns=[block for run in launches for block in run.blocks_ns],
+    )
+
+
+def shares(timing: Timing) -> List[Timing]:
+    """Split the rounds over the launches, as evenly as they go."""
+    launches = max(1, min(timing.launches, timing.rounds))
+    rounds = [timing.rounds // launches + (i < timing.rounds % launches) for i in range(launches)]
+    return [
+        replace(
+            timing,
+            rounds=n,
+            samples=ceil(timing.samples * n / timing.rounds),
+            max_s=timing.max_s * n / timing.rounds,
+            seed=timing.seed + i,
+        )
+        for i, n in enumerate(rounds)
+    ]
 
 
 class Clock:

@@ -39,7 +39,7 @@ stages:
   export:
   compile:
 targets: {cpu: {}, mobile: {}}
-timing: {samples: 50, rounds: 3, max_s: 20}
+timing: {samples: 50, rounds: 3, launches: 1, max_s: 20}
 """
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]

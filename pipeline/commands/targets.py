@@ -13,7 +13,7 @@ def command() -> None:
     from pipeline import plugins
     from targets.base import Target, TargetError
 
-    table = Table("target", "runtime", "runs here", "int8", header_style="bold")
+    table = Table("target", "runtime", "runs here", "int8", "channels", header_style="bold")
     for name in plugins.names("targets.backends"):
         cls = plugins.find("targets.backends", name, Target)
         target = cls()
@@ -25,5 +25,5 @@ def command() -> None:
             runtime, here = Text(str(error), "yellow"), "not installed"
         scheme = cls.scheme
         kind = "symmetric" if scheme.symmetric else "asymmetric"
-        table.add_row(name, runtime, Text(here or "yes"), f"{kind} {scheme.activation} × int8")
+        table.add_row(name, runtime, Text(here or "yes"), f"{kind} {scheme.activation} × int8", f"× {cls.align}")
     Console().print(table)

@@ -27,7 +27,7 @@ def cells(row: StageReport, source: StageReport) -> tuple[str, ...]:
         f"{100 * (accuracy.value - reference.value):+.2f}" if accuracy and reference else "",
         interval(latency.p50_ms) if latency else absent,
         f"{latency.p90_ms.value:.3f}" if latency else absent,
-        f"{row.speedup.value:.2f}" if row.speedup else "1.00" if latency else "",
+        f"{row.speedup.value:.2f}" if row.speedup else "1.00" if row.verdict.kind == "reference" and latency else "",
         row.verdict.text,
     )
 

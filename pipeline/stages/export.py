@@ -46,10 +46,25 @@ class Export(Stage):
                 float_model = out / "float.onnx"
                 samples = data.calibration[:count][0]
                 figures["onnx_max_abs_delta"] = to_onnx(model, samples, float_model, self.batch, metadata)
+                ranges = self._adopted(ranges, float_model, out)
             lowered = lowering.lower(float_model, ranges, Int8Scheme(**self.scheme), out / lowering.MODEL)
             bar.advance()
-        if float_model.parent == out:
-            float_model.unlink()
+        for path in (float_model, ranges):
+            if path is not None and path.parent == out:
+                path.unlink()
         if info:
             kept = {k: figures[k] for k in ("onnx_max_abs_delta",) if k in figures}
             checkpoint.Info(info.params, info.macs, {**kept, **lowered.figures()}).save(out)
+
+    @staticmethod
+    def _adopted(ranges: Path | None, model: Path, out: Path) -> Path | None:
+        """The ranges for the same network at another batch size, as a file in `out`."""
+        import onnx
+
+        from calibration.ranges import Ranges
+
+        if ranges is None:
+            return None
+        adopted = out / "ranges.json"
+        Ranges.load(ranges).adopted_by(onnx.load(model)).save(adopted)
+        return adopted

@@ -41,6 +41,7 @@ class Timing:
 
     samples: int = 1000  # calls timed per artifact, at least
     rounds: int = 10  # interleaved blocks they are spread over
+    launches: int = 3  # sets of fresh processes that the rounds are spread over: their memory lies elsewhere
     max_s: float = 60.0  # time limit of one comparison; fewer samples then, and a warning
     seed: int = 0  # order of artifacts within each round
 

@@ -6,14 +6,15 @@ import os
 import sys
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
-from typing import Callable, Dict, Mapping
+from typing import Callable, Dict, List, Mapping, Tuple
 
 import numpy as np
 
 from targets.base import Target
 from targets.client import AgentProcess, start
-from targets.comparison import Clock, Run, measurement
+from targets.comparison import Clock, Run, joined, measurement, shares
 from targets.devices.base import Contestant, Device, Fingerprint, Measurement, Timing
 from targets.plugins import spec
 
@@ -59,11 +60,23 @@ class Local(Device):
         timing: Timing,
         on_round: Callable[[], object] = lambda: None,
     ) -> Dict[str, Measurement]:
-        """Time artifacts against each other: fresh process each, interleaved blocks in random order.
+        """Time artifacts against each other: fresh processes, interleaved blocks in random order.
 
         `feeds` gives the first batch, which every call runs. A quarter of `timing.max_s` at most goes into
         warming up. One process works at a time; the others wait on their standard input.
         """
+        launches: List[Dict[str, Run]] = []
+        shared: Tuple[str, ...] = ()
+        for share in shares(timing):
+            runs, disturbed = self._launch(built, feeds, share, on_round)
+            launches.append(runs)
+            shared = shared or disturbed
+        return {name: measurement(joined([runs[name] for runs in launches]), timing, shared) for name in built}
+
+    def _launch(
+        self, built: Mapping[str, Contestant], feeds: Path, timing: Timing, on_round: Callable[[], object]
+    ) -> Tuple[Dict[str, Run], Tuple[str, ...]]:
+        """Run one set of processes; return what each did, and what disturbed them."""
         with ExitStack() as stack:
             agents = {name: stack.enter_context(self._agent(target)) for name, (target, _) in built.items()}
             runs = {name: self._load(agents[name], *built[name], feeds) for name in built}
@@ -74,8 +87,7 @@ class Local(Device):
             for name, run in runs.items():
                 run.finish(agents[name].call("usage", self.timeout_s))
                 run.precision = agents[name].call("precision", self.timeout_s)
-            shared = clock.warnings(sum(run.cpu_s for run in runs.values()))
-        return {name: measurement(run, timing, shared) for name, run in runs.items()}
+            return runs, clock.warnings(sum(run.cpu_s for run in runs.values()))
 
     def _load(self, agent: AgentProcess, target: Target, built: Path, feeds: Path) -> Run:
         arguments = {**spec(target), "built": _path(built), "feeds": _path(feeds)}
@@ -95,8 +107,8 @@ class Local(Device):
             run.cpu_start_s = float(agents[name].call("usage", self.timeout_s)["cpu_s"])
         clock.start()
         for done in range(timing.rounds):
-            # Intervals need 3 rounds; beyond those the limit holds, at the cost of samples.
-            if done >= 3 and clock.over():
+            # Intervals need 3 rounds in all; beyond those the limit holds, at the cost of samples.
+            if done >= ceil(3 / timing.launches) and clock.over():
                 break
             for name in shuffled(list(runs)).tolist():
                 runs[name].blocks_ns.append(tuple(agents[name].call("block", self.timeout_s, calls=calls)))
