@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
 # machines that run tests are shared: how long drawing an example takes says nothing
@@ -39,7 +40,7 @@ stages:
   export:
   compile:
 targets: {cpu: {}, mobile: {}}
-timing: {samples: 50, rounds: 3, launches: 1, max_s: 20}
+timing: {samples: 50, rounds: 3, launches: 1, max_s: 6}
 """
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -93,8 +94,11 @@ def project(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a project that has been deployed once for the cpu: its store and artifacts in it."""
-    folder = tmp_path_factory.mktemp("deployed")
-    write_project(folder)
-    done = run_cli("deploy", "recipe.yaml", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    shared = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else None
+    folder = (shared or tmp_path_factory.getbasetemp()) / "deployed"
+    with FileLock(folder.with_suffix(".lock")):  # one for all workers
+        if not folder.exists():
+            write_project(folder)
+            done = run_cli("deploy", "recipe.yaml", cwd=folder)
+            assert done.returncode == 0, done.stderr
     return folder

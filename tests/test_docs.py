@@ -1,5 +1,6 @@
 """Every command of the README and of the pages for users is run, and every page's files are real."""
 
+import itertools
 import os
 import re
 import shlex
@@ -14,16 +15,27 @@ from conftest import COMMAND, ROOT, environment, run_cli, write_project
 MAKE = ("deploy", "plan", "test", "lint", "type", "install", "bench", "clean", "help", "checkpoint", "docker")
 
 
+def blocks(page: Path) -> list[tuple[str, str, str]]:
+    """The code blocks of a page: the line before, the language, the text."""
+    found = []
+    lines = iter(page.read_text().splitlines())
+    before = ""
+    for line in lines:
+        if line.startswith("```"):
+            found.append((before, line[3:], "\n".join(itertools.takewhile(lambda text: text != "```", lines)) + "\n"))
+        before = line or before
+    return found
+
+
 def commands(page: Path) -> list[str]:
     """The lines of a page's untagged code blocks, without comments."""
-    blocks = re.findall(r"^```\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.startswith(("edgesmith ", "make ", "git ", "."))]
+    lines = [line.split(" #")[0].strip() for _, kind, text in blocks(page) if not kind for line in text.splitlines()]
+    return [line for line in lines if line.startswith(("edgesmith ", "make "))]
 
 
 def test_the_page_on_your_own_model_works_as_written(tmp_path: Path) -> None:
     page = ROOT / "docs" / "own-model.md"
-    files = re.findall(r"^`(\S+)`:\n\n```\w+\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    files = [(before.strip("`:"), text) for before, kind, text in blocks(page) if kind]
     assert [name for name, _ in files] == ["my_model.py", "my_data.py", "recipe.yaml"]
     for name, text in files:
         (tmp_path / name).write_text(text)

@@ -63,10 +63,10 @@ def test_deploy_writes_what_it_promises(deployed: Path) -> None:
     assert manifest["device"]["cpu"]
 
 
-def test_a_second_deploy_runs_nothing(deployed: Path) -> None:
-    done = run_cli("deploy", "recipe.yaml", cwd=deployed)
+def test_a_second_deploy_runs_nothing(deployed: Path, tmp_path: Path) -> None:
+    done = run_cli("deploy", "recipe.yaml", "--out", tmp_path, cwd=deployed)
     assert done.returncode == 0, done.stderr
-    report = json.loads((deployed / "artifacts/recipe/cpu/report.json").read_text())
+    report = json.loads((tmp_path / "recipe/cpu/report.json").read_text())
     assert all(stage["cached"] for stage in report["stages"])
     assert "epoch" not in done.stderr
     assert "time" not in done.stderr
