@@ -3,11 +3,14 @@
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline import fingerprint
 from pipeline.data.base import Split
@@ -116,19 +119,24 @@ class Meter:
         return {name: measurement(fields) for name, fields in loaded.items()}
 
     def _infer(self, built: Path, split: Split, name: str) -> dict[str, dict[str, float]]:
-        outputs, labels = [], []
-        with (
-            self.progress.bar(f"{name} accuracy", len(split)) as bar,
-            tempfile.TemporaryDirectory() as folder,
-        ):
-            feeds, results = Path(folder) / "feeds.npz", Path(folder) / "outputs.npz"
-            step = max(1, CHUNK_BYTES // split[:1][0].nbytes)
-            for start in range(0, len(split), step):
-                x, y = split[start : start + step]
+        """Run a split through the artifact, in as many processes as the device has cores for."""
+
+        def run(index: slice) -> tuple[NDArray[Any], NDArray[np.int64]]:
+            x, y = split[index]
+            with tempfile.TemporaryDirectory() as folder:
+                feeds, results = Path(folder) / "feeds.npz", Path(folder) / "outputs.npz"
                 save(feeds, {INPUT: x})
                 self.device.infer(self.target, built, feeds, results)
                 with np.load(results, allow_pickle=False) as loaded:
-                    outputs.append(next(iter(loaded.values())))
+                    return next(iter(loaded.values())), y
+
+        workers = max(1, self.fingerprint.cores // getattr(self.target, "threads", 1))
+        fits = max(1, CHUNK_BYTES // (workers * split[:1][0].nbytes))
+        step = min(fits, ceil(len(split) / workers))
+        outputs, labels = [], []
+        with self.progress.bar(f"{name} accuracy", len(split)) as bar, ThreadPoolExecutor(workers) as pool:
+            for output, y in pool.map(run, (slice(i, i + step) for i in range(0, len(split), step))):
+                outputs.append(output)
                 labels.append(y)
                 bar.advance(len(y))
         return self.task.metrics(np.concatenate(outputs), np.concatenate(labels))
