@@ -13,6 +13,8 @@ from dataclasses import asdict, fields
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Dict, Iterable, Mapping, Tuple, Type, TypeVar
 
 from targets.base import Target, TargetError
@@ -23,9 +25,17 @@ BACKENDS = "targets.backends"
 
 def names(package: str) -> Tuple[str, ...]:
     """Names of the plug-ins of `package`: modules without a leading underscore, and entry points."""
-    paths = import_module(package).__path__
-    files = {m.name for m in pkgutil.iter_modules(paths) if not m.name.startswith("_")} - {"base"}
+    files = {m.name for m in pkgutil.iter_modules([_folder(package)]) if not m.name.startswith("_")} - {"base"}
     return tuple(sorted(files | {entry.name for entry in _entries(package)}))
+
+
+def _folder(package: str) -> str:
+    """Where a package lies; it is not imported, which for some would import torch."""
+    top, *rest = package.split(".")
+    spec = find_spec(top)
+    if spec is None or not spec.submodule_search_locations:
+        raise TargetError(f"there is no package {package}")
+    return str(Path(spec.submodule_search_locations[0]).joinpath(*rest))
 
 
 def find(package: str, name: str, base: Type[Plugin]) -> Type[Plugin]:

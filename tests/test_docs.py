@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from conftest import COMMAND, ROOT, environment, run_cli, write_project
 
+from pipeline.report.table import HEADER
+
 MAKE = ("deploy", "plan", "test", "lint", "type", "install", "bench", "clean", "help", "checkpoint", "docker")
 
 
@@ -89,6 +91,14 @@ def test_edgesmith_commands_of_the_readme_run(line: str, deployed: Path, tmp_pat
 def test_make_help_names_every_target() -> None:
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert all(f"make {name}" in done.stdout for name in MAKE)
+
+
+def test_the_readme_shows_a_real_report() -> None:
+    shown = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")]
+    assert "| " + " | ".join(HEADER) + " |" in shown
+    assert {"source", "prune", "finetune", "calibrate", "export", "compile"} <= {
+        row.split(" | ")[0][2:] for row in shown
+    }
 
 
 def test_links_between_pages_lead_somewhere() -> None:

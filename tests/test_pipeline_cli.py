@@ -48,6 +48,17 @@ def test_help_imports_no_framework(tmp_path: Path) -> None:
     assert all(verb in done.stdout for verb in VERBS)
 
 
+def test_a_run_with_nothing_to_do_imports_no_torch(deployed: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pipeline.cli import cli\n"
+        f"cli.main(['deploy', 'recipe.yaml', '--out', {str(tmp_path)!r}], standalone_mode=False)\n"
+        "print('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, cwd=deployed, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
 def test_deploy_writes_what_it_promises(deployed: Path) -> None:
     out = deployed / "artifacts" / "recipe" / "cpu"
     assert {p.name for p in out.iterdir()} == {"model", "report.json", "report.md", "manifest.json"}
