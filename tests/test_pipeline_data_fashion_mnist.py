@@ -149,8 +149,9 @@ TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte
         (TRAIN_LABELS, idx_bytes(np.zeros(61)), "61 labels for 60 images"),
         (TRAIN_LABELS, idx_bytes(np.full(60, 10)), r"label 10 is not in 0\.\.9"),
         (f"{TRAIN_IMAGES}.gz", b"not gzip", "cannot be read"),
-        (f"{TRAIN_IMAGES}.gz", gzip.compress(b"0" * 9000)[:-9], "cannot be read"),
+        (f"{TRAIN_IMAGES}.gz", gzip.compress(b"0" * 9000, mtime=0)[:-9], "cannot be read"),
     ],
+    ids=lambda value: f"{len(value)}-bytes" if isinstance(value, bytes) else None,
 )
 def test_a_damaged_file_is_named_with_the_fix(folder, name, content, message):
     if name.startswith(TRAIN_IMAGES):
