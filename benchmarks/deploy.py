@@ -20,18 +20,8 @@ from rich.table import Table
 from pipeline.report.files import read
 
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = (
-    "target",
-    "cold s",
-    "again s",
-    "smaller",
-    "faster p50",
-    "95%",
-    "top-1",
-    "Δ points",
-    "shipped",
-    "device",
-)
+WIDTH = 110
+COLUMNS = ("target", "cold s", "again s", "smaller", "faster p50", "95%", "top-1", "Δ points", "shipped")
 
 
 def deploy(target: str, recipe: Path, folder: Path) -> float:
@@ -90,9 +80,13 @@ def main() -> None:
             f"{top1['value']:.2%}",
             f"{points:+.2f}",
             r["shipped"],
-            r["device"]["fingerprint"]["cpu"],
         )
-    Console().print(table)
+    console = Console()
+    console.width = max(console.width, WIDTH)  # piped, it would be cut at 80
+    console.print(table)
+    for r in results:
+        versions = ", ".join(f"{k} {v}" for k, v in r["device"]["fingerprint"]["runtime"].items())
+        console.print(f"{r['target']}: {r['device']['fingerprint']['cpu']}, {versions}", markup=False)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(results, indent=1))
