@@ -1,15 +1,15 @@
 # docker build -t edgesmith .
-# mkdir -p artifacts && docker run --rm --user "$(id -u)" -v "$PWD/artifacts:/work/artifacts" edgesmith deploy
+# mkdir -p artifacts && docker run --rm --user "$(id -u)" -v "$PWD/artifacts:/edgesmith/artifacts" edgesmith deploy
 FROM python:3.11-slim-bookworm
 
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends make git curl ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 edgesmith \
-    && install --directory --owner edgesmith /work
+    && install --directory --owner edgesmith /edgesmith
 
 USER edgesmith
-WORKDIR /work
+WORKDIR /edgesmith
 ENV PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
 
 # the environment first: it changes less often than the code

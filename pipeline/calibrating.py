@@ -1,6 +1,6 @@
 """Calibration as the stage and the command line both run it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,19 @@ from calibration.ranges import Ranges
 from pipeline.exporting import INPUT
 from pipeline.progress import Progress
 
+BATCH = 32  # samples read together: bounds memory
+
 
 def observe(
     model: Path,
-    batches: Iterable[NDArray[Any]],
+    read: Callable[[slice], NDArray[Any]],
     total: int,
     observer: str,
     options: Mapping[str, float],
     progress: Progress,
 ) -> Ranges:
-    """Run `total` samples, given as batches, through `model` and return the ranges that `observer` chose."""
+    """Run the first `total` samples that `read` gives through `model`; return the ranges that `observer` chose."""
     made = observers.make(observer, **options)
+    batches = (read(slice(start, min(start + BATCH, total))) for start in range(0, total, BATCH))
     with progress.bar("calibrate", total) as bar:
         return collect(model, ({INPUT: x} for x in batches), made, bar.advance)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline import fingerprint
 from pipeline.data.base import Split
 from pipeline.exporting import INPUT
-from pipeline.lowering import Lowered, lower
+from pipeline.lowering import lower
 from pipeline.progress import Progress
 from pipeline.references import DataSpec
 from pipeline.store import Artifact, Store
@@ -59,8 +59,7 @@ class Meter:
         }
 
         def work(out: Path) -> None:
-            lowered: Lowered = lower(model, ranges, self.target.scheme, out / "model.onnx")
-            (out / "lowered.json").write_text(json.dumps(lowered.figures()))
+            lower(model, ranges, self.target.scheme, out / "model.onnx")
 
         return self.store.make(parts, work)[0].path / "model.onnx"
 

@@ -31,8 +31,6 @@ from targets.devices.base import Measurement, Timing
 from targets.npz import save
 from targets.plugins import make
 
-BATCH = 32
-
 
 @dataclass(frozen=True)
 class Timed:
@@ -74,15 +72,10 @@ def calibrate(
     model: Path, samples: NDArray[Any], observer: str, options: Mapping[str, float], progress: Progress
 ) -> Ranges:
     """Observe the activations of a float ONNX file on `samples` `(N, ...)`."""
-
-    def batches() -> Iterator[NDArray[Any]]:
-        for start in range(0, len(samples), BATCH):
-            yield samples[start : start + BATCH]
-
     inputs = shapes_of(load(model))
     if list(inputs) != [INPUT]:
         raise UserError(f"{model}: its inputs are {', '.join(inputs)}; this takes one, named {INPUT!r}")
-    return observe(model, batches(), len(samples), observer, options, progress)
+    return observe(model, samples.__getitem__, len(samples), observer, options, progress)
 
 
 def place_pairs(model: Path, ranges: Path, target: Target, out: Path) -> lowering.Lowered:

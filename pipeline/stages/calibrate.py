@@ -1,11 +1,10 @@
 """Static int8 calibration: run samples through the float ONNX graph and keep what its tensors held."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline import plugins
@@ -13,8 +12,6 @@ from pipeline.core import Stage
 from pipeline.progress import Progress
 from pipeline.references import DataSpec
 from pipeline.store import Artifact
-
-BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +54,6 @@ class Calibrate(Stage):
         checkpoint.carry(inputs["previous"].path, out)
         split = self.data.load().calibration
         total = min(self.samples, len(split))
-
-        def batches() -> Iterator[NDArray[Any]]:
-            for start in range(0, total, BATCH):
-                yield split[start : min(start + BATCH, total)][0]
-
-        ranges = observe(out / "model.onnx", batches(), total, self.observer, self.options, progress)
+        model = out / "model.onnx"
+        ranges = observe(model, lambda index: split[index][0], total, self.observer, self.options, progress)
         ranges.save(out / "ranges.json")
