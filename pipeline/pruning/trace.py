@@ -79,7 +79,7 @@ def _first_names(model: nn.Module) -> dict[str, str]:
 def walk(captured: Captured) -> Flow:
     """Run the rule of every op over the graph; what reaches the model's outputs is frozen."""
     flow = Flow()
-    values: dict[fx.Node, Value] = {}
+    values = flow.values
     for node in captured.graph.nodes:
         if node.op == "placeholder":
             values[node] = _placeholder(flow, captured, node)

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from torch import fx
+
 from pipeline.pruning.channels import Channels, Ids
 
 Shape = tuple[int, ...]
@@ -86,6 +88,7 @@ class Flow:
         self.tensors: dict[str, Labels] = {}
         self.roles: dict[tuple[str, int], Role] = {}
         self.channels_per_group: dict[str, int] = {}  # conv weights that lose whole groups
+        self.values: dict[fx.Node, Value] = {}  # what is known of every node of the graph
 
     def tensor(self, name: str, shape: Shape) -> Labels:
         """Return the parameter or buffer `name`, labelled with fresh ids the first time.
