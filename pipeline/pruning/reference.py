@@ -80,7 +80,7 @@ class Reference(fx.Interpreter):
                 value = value.index_select(dim, positions.to(value.device))
             return value
 
-        given = fx.node.map_arg(arguments(node), small)
+        given = dict(fx.node.map_arg(arguments(node), small))
         for literal in self._literals.get(node, ()):
             length = int(np.count_nonzero((literal.ids < 0) | self._alive[literal.ids]))
             if literal.index is None:
