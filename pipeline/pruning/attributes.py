@@ -2,7 +2,7 @@
 
 The graph holds numbers, e.g. those of a view or a split. Where the module whose forward put one there has an
 attribute of that value that its methods read, the attribute is given the new value. Whether that was right
-is not assumed: the proof runs the module.
+is not assumed: the proof runs the module, and where it fails the next guess is tried.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,6 +16,12 @@ from torch import nn
 
 from pipeline.pruning.rules.base import Flow, Literal
 from pipeline.pruning.trace import arguments, module_of
+
+EXACT, MULTIPLE, NONE = GUESSES = range(
+    3
+)  # an attribute is the number; is a multiple or a part of it; is not to change
+
+Guesses = Mapping[type, int]  # class of modules -> guess, EXACT where there is none
 
 
 @dataclass(frozen=True)
@@ -42,27 +48,30 @@ def changes(flow: Flow, alive: NDArray[np.bool_]) -> list[Change]:
     return found
 
 
-def attributes(model: nn.Module, changed: Iterable[Change]) -> dict[str, dict[str, int | tuple[int, ...]]]:
+def attributes(
+    model: nn.Module, changed: Iterable[Change], guesses: Guesses
+) -> dict[str, dict[str, int | tuple[int, ...]]]:
     """Return the new values of attributes, by module. One that would need two different values is left alone."""
     wanted: dict[tuple[str, str, int | None], set[int]] = {}
     for change in changed:
         if _written(change) != change.old:
             continue  # worked out when the model runs: -1, or all that there is
-        for attribute, index in _places(model.get_submodule(change.module), change):
-            wanted.setdefault((change.module, attribute, index), set()).add(change.new)
+        module = model.get_submodule(change.module)
+        for attribute, index, value in _places(module, change, guesses.get(type(module), EXACT)):
+            wanted.setdefault((change.module, attribute, index), set()).add(value)
     result: dict[str, dict[str, Any]] = {}
-    for (module, attribute, index), values in wanted.items():
+    for (name, attribute, index), values in wanted.items():
         if len(values) > 1:
             continue
         (value,) = values
-        held = result.setdefault(module, {})
+        held = result.setdefault(name, {})
         if index is None:
             held[attribute] = value
         else:
-            entries = [*held.get(attribute, getattr(model.get_submodule(module), attribute))]
+            entries = [*held.get(attribute, getattr(model.get_submodule(name), attribute))]
             entries[index] = value
             held[attribute] = tuple(entries)
-    return {module: held for module, held in result.items() if held}
+    return {name: held for name, held in result.items() if held}
 
 
 def _written(change: Change) -> Any:
@@ -73,24 +82,29 @@ def _written(change: Change) -> Any:
     )
 
 
-def _places(module: nn.Module, change: Change) -> list[tuple[str, int | None]]:
-    """Return the attributes, with the entry of those that are tuples, that may be where a number comes from."""
-    name, index = change.literal.name, change.literal.index
+def _places(module: nn.Module, change: Change, guess: int) -> list[tuple[str, int | None, int]]:
+    """Return attributes that a number may come from, with the entry of those that are tuples, and their new values."""
+    name, index, old, new = change.literal.name, change.literal.index, change.old, change.new
     held: Mapping[str, Any] = vars(module)
-    numbers = [k for k, v in held.items() if type(v) is int and v == change.old]
-    if name in numbers:
-        return [(name, None)]
-    several = [
-        k
-        for k, v in held.items()
-        if isinstance(v, tuple | list) and index is not None and len(v) > index and v[index] == change.old
-    ]
+    numbers = {k: v for k, v in held.items() if type(v) is int and v > 0}
+    if numbers.get(name) == old:
+        return [(name, None, new)]
+    several = [k for k, v in held.items() if index is not None and _entry(v, index) == old]
     if name in several:
-        return [(name, index)]
-    if type(module).__module__.startswith("torch."):
-        return []  # their sizes follow from their tensors
+        return [(name, index, new)]
+    if type(module).__module__.startswith("torch.") or guess == NONE:
+        return []  # the sizes of torch's own follow from their tensors
     read = _names_read(type(module))
-    return [*((k, None) for k in numbers if k in read), *((k, index) for k in several if k in read)]
+    exact = [*((k, None, new) for k, v in numbers.items() if v == old), *((k, index, new) for k in several)]
+    above = [(k, None, v // old * new) for k, v in numbers.items() if v > old and v % old == 0]
+    below = [(k, None, v * new // old) for k, v in numbers.items() if v < old and old % v == 0 and v * new % old == 0]
+    found = {EXACT: exact, MULTIPLE: exact or above, PART: exact or below}[guess]
+    return [place for place in found if place[0] in read]
+
+
+def _entry(value: Any, index: int) -> Any:
+    """Return an entry of a tuple or list, None of anything else."""
+    return value[index] if isinstance(value, tuple | list) and len(value) > index else None
 
 
 def _names_read(kind: type) -> set[str]:

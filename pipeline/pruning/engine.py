@@ -11,8 +11,8 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.plugins import find
 from pipeline.pruning import allocate, costs, plan
-from pipeline.pruning.attributes import attributes, changes
-from pipeline.pruning.blame import blamed
+from pipeline.pruning.attributes import EXACT, GUESSES, Guesses, attributes, changes
+from pipeline.pruning.blame import blame
 from pipeline.pruning.criteria.base import Criterion, Evidence
 from pipeline.pruning.groups import Group, Structure, ignore, structure
 from pipeline.pruning.plan import Plan
@@ -21,8 +21,9 @@ from pipeline.pruning.rules.base import Flow
 from pipeline.pruning.settings import Settings
 from pipeline.pruning.surgery import tensors
 from pipeline.pruning.trace import Captured, Inputs, as_inputs, capture, walk
-from pipeline.pruning.verify import Proof, comparable, culprits, prove
+from pipeline.pruning.verify import Proof, comparable, culprits, lively, prove
 
+NEAR = 0.01  # how far from the share asked for the same share of every group may end, before others make up for it
 UNPROVEN = "proof"  # the key of PruneResult.frozen for what would have broken the model's forward
 
 
@@ -55,6 +56,7 @@ class _Job:
     """Everything that planning needs, gathered once."""
 
     model: nn.Module
+    probe: nn.Module  # what is run to prove a plan
     captured: Captured
     flow: Flow
     structure: Structure
@@ -79,8 +81,12 @@ class _Job:
         if isinstance(s.ratio, Mapping):
             wanted = [g.units * (1 - s.ratio_of(g.name)) for g in groups]
             return allocate.rounded(groups, wanted, s.round_to, s.min_width)
-        if s.scope == "local" and s.target == "ratio":
-            return keep_at(s.ratio)
+        if s.target == "ratio" and s.scope == "local":
+            keep = keep_at(s.ratio)
+            goal = s.ratio * sum(g.channels for g in groups) / max(self.structure.channels, 1)
+            if abs(self.removed(groups, keep) - goal) <= NEAR:
+                return keep
+            return allocate.closest(keep_at, lambda keep: self.removed(groups, keep), goal)
         return allocate.closest(keep_at, lambda keep: self.removed(groups, keep), s.ratio)
 
     def removed(self, groups: tuple[Group, ...], keep: allocate.Keep) -> float:
@@ -97,15 +103,15 @@ class _Job:
         keep = self.widths(groups)
         return {g.name: allocate.best(self.scores[g.name], k) for g, k in zip(groups, keep, strict=True)}
 
-    def plan(self, kept: Kept) -> Plan:
+    def plan(self, kept: Kept, guesses: Guesses) -> Plan:
         """Turn kept units into a plan."""
         changed = changes(self.flow, self.structure.alive(kept))
-        new = attributes(self.model, changed)
+        new = attributes(self.model, changed, guesses)
         return plan.make(self.structure, kept, self.captured.shapes, new, _record(self.settings))
 
     def reference(self, kept: Kept) -> Reference:
-        """Return the model with everything else at zero."""
-        state = {name: comparable(tensor) for name, tensor in tensors(self.model).items()}
+        """Return the probe with everything else at zero."""
+        state = {name: comparable(tensor) for name, tensor in tensors(self.probe).items()}
         return Reference(self.captured, self.flow, self.structure.alive(kept), state)
 
 
@@ -126,7 +132,7 @@ def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **sett
     ignore(flow, chosen.ignore)
     found = structure(flow, heads="head" in chosen.granularity)
     cost = costs.of_network(captured, flow, found)
-    job = _Job(model, captured, flow, found, _scores(model, found, chosen), cost, chosen)
+    job = _Job(model, lively(model), captured, flow, found, _scores(model, found, chosen), cost, chosen)
     return _proved(job, inputs, None if real_inputs is None else as_inputs(real_inputs))
 
 
@@ -144,28 +150,31 @@ def _scores(model: nn.Module, found: Structure, settings: Settings) -> dict[str,
 
 
 def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
-    """Plan until the proof holds, leaving whole the groups that fail it."""
+    """Plan until the proof holds: guess again where sizes come from, then leave whole the groups that fail it."""
+    guesses: dict[type, int] = {}
+    unproven: set[str] = set()
 
-    def attempt(kept: Kept) -> tuple[Plan, nn.Module, Proof]:
-        made = job.plan(kept)
-        pruned = made.apply(job.model)
-        return made, pruned, prove(pruned, job.reference(kept), inputs, real)
+    def attempt(kept: Kept) -> tuple[Plan, Proof]:
+        made = job.plan(kept, guesses)
+        return made, prove(made.apply(job.probe), job.reference(kept), inputs, real)
 
     def holds(kept: Kept) -> Callable[[Collection[str]], bool]:
-        return lambda names: attempt({n: kept[n] for n in names})[2].holds
+        return lambda names: attempt({n: kept[n] for n in names})[1].holds
 
-    unproven: set[str] = set()
     while True:
         kept = job.choose(unproven)
-        made, pruned, proof = attempt(kept)
+        made, proof = attempt(kept)
         cut = [g.name for g in job.groups(unproven) if len(kept[g.name]) < g.units]
         if proof.holds or not cut:
-            return _result(job, kept, made, pruned, proof, unproven)
-        guilty = blamed(job.model, job.flow, job.structure, kept, proof) & set(cut)
-        unproven |= guilty or set(culprits(cut, holds(kept)) or cut)
+            return _result(job, kept, made, proof, unproven)
+        found = blame(job.model, job.flow, job.structure, kept, proof)
+        if found.kind and guesses.get(found.kind, EXACT) + 1 < len(GUESSES):
+            guesses[found.kind] = guesses.get(found.kind, EXACT) + 1
+        else:
+            unproven |= (found.groups & set(cut)) or set(culprits(cut, holds(kept)) or cut)
 
 
-def _result(job: _Job, kept: Kept, made: Plan, pruned: nn.Module, proof: Proof, unproven: set[str]) -> PruneResult:
+def _result(job: _Job, kept: Kept, made: Plan, proof: Proof, unproven: set[str]) -> PruneResult:
     groups = tuple(g for g in job.structure.groups if g.name in kept)
     keep = tuple(len(kept[g.name]) for g in groups)
     before, after = job.cost.after((), ()), job.cost.after(groups, keep)
@@ -176,7 +185,7 @@ def _result(job: _Job, kept: Kept, made: Plan, pruned: nn.Module, proof: Proof, 
         gone = sum(job.settings.ratio_of(g.name) * g.channels for g in everything)
         requested = gone / max(job.structure.channels, 1)
     return PruneResult(
-        model=pruned,
+        model=made.apply(job.model),
         plan=made,
         proof=proof,
         settings=job.settings,

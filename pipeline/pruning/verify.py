@@ -120,6 +120,29 @@ def _rows(value: Any, example: Any, rows: Tensor) -> Any:
     return value[rows.to(value.device)]
 
 
+def lively(model: nn.Module) -> nn.Module:
+    """Return the model, or a copy with noise on every parameter that is constant, e.g. at its initial 0 or 1.
+
+    A layer of zeros hides whatever is wrong before it, and equal scales hide which of them were cut.
+    """
+    still = [name for name, p in model.named_parameters() if p.numel() > 1 and p.is_floating_point() and _constant(p)]
+    if not still:
+        return model
+    copied = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    for name in still:
+        parameter = copied.get_parameter(name)
+        fan_in = max(parameter[0].numel(), 25)
+        noise = torch.randn(parameter.shape, generator=generator) / fan_in**0.5
+        parameter.data = parameter.data + noise.to(parameter)
+    return copied
+
+
+def _constant(parameter: Tensor) -> bool:
+    first = parameter.detach().reshape(-1)[:2]
+    return bool(first[0] == first[1]) and bool((parameter == first[0]).all())
+
+
 def culprits(names: Sequence[str], holds: Callable[[Sequence[str]], bool]) -> list[str]:
     """Return a small set of groups that the proof fails with, by halving; `holds` proves a subset's plan.
 
