@@ -17,7 +17,7 @@ from torch import nn
 from pipeline.pruning.rules.base import Flow, Literal
 from pipeline.pruning.trace import arguments, module_of
 
-EXACT, MULTIPLE, NONE = GUESSES = range(
+EXACT, MULTIPLE, PART, NONE = GUESSES = range(4)  # what an attribute is of a number; NONE: it stays
     3
 )  # an attribute is the number; is a multiple or a part of it; is not to change
 
