@@ -18,8 +18,6 @@ from pipeline.pruning.rules.base import Flow, Literal
 from pipeline.pruning.trace import arguments, module_of
 
 EXACT, MULTIPLE, PART, NONE = GUESSES = range(4)  # what an attribute is of a number; NONE: it stays
-    3
-)  # an attribute is the number; is a multiple or a part of it; is not to change
 
 Guesses = Mapping[type, int]  # class of modules -> guess, EXACT where there is none
 
