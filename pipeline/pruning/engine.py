@@ -154,19 +154,21 @@ def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
     guesses: dict[type, int] = {}
     unproven: set[str] = set()
 
-    def attempt(kept: Kept) -> tuple[Plan, Proof]:
+    def attempt(kept: Kept) -> tuple[Plan, nn.Module, Proof]:
         made = job.plan(kept, guesses)
-        return made, prove(made.apply(job.probe), job.reference(kept), inputs, real)
+        pruned = made.apply(job.probe)
+        return made, pruned, prove(pruned, job.reference(kept), inputs, real)
 
     def holds(kept: Kept) -> Callable[[Collection[str]], bool]:
-        return lambda names: attempt({n: kept[n] for n in names})[1].holds
+        return lambda names: attempt({n: kept[n] for n in names})[2].holds
 
     while True:
         kept = job.choose(unproven)
-        made, proof = attempt(kept)
+        made, pruned, proof = attempt(kept)
         cut = [g.name for g in job.groups(unproven) if len(kept[g.name]) < g.units]
         if proof.holds or not cut:
-            return _result(job, kept, made, proof, unproven)
+            final = pruned if job.probe is job.model else made.apply(job.model)
+            return _result(job, kept, made, final, proof, unproven)
         found = blame(job.model, job.flow, job.structure, kept, proof)
         if found.kind and guesses.get(found.kind, EXACT) + 1 < len(GUESSES):
             guesses[found.kind] = guesses.get(found.kind, EXACT) + 1
@@ -174,7 +176,7 @@ def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
             unproven |= (found.groups & set(cut)) or set(culprits(cut, holds(kept)) or cut)
 
 
-def _result(job: _Job, kept: Kept, made: Plan, proof: Proof, unproven: set[str]) -> PruneResult:
+def _result(job: _Job, kept: Kept, made: Plan, pruned: nn.Module, proof: Proof, unproven: set[str]) -> PruneResult:
     groups = tuple(g for g in job.structure.groups if g.name in kept)
     keep = tuple(len(kept[g.name]) for g in groups)
     before, after = job.cost.after((), ()), job.cost.after(groups, keep)
@@ -185,7 +187,7 @@ def _result(job: _Job, kept: Kept, made: Plan, proof: Proof, unproven: set[str])
         gone = sum(job.settings.ratio_of(g.name) * g.channels for g in everything)
         requested = gone / max(job.structure.channels, 1)
     return PruneResult(
-        model=made.apply(job.model),
+        model=pruned,
         plan=made,
         proof=proof,
         settings=job.settings,
