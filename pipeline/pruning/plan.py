@@ -6,7 +6,7 @@ It replays on a freshly built model in another process, without tracing and with
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,8 +34,9 @@ def spans(positions: Iterable[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
 
 
+@lru_cache(maxsize=1024)  # the tensors of a group repeat it
 def positions(text: str) -> Ids:
-    """Read what `spans` wrote."""
+    """Read what `spans` wrote. The array is shared: do not write to it."""
     ends = [part.split("-") for part in text.split(",")]
     return np.concatenate([np.arange(int(pair[0]), int(pair[-1]) + 1) for pair in ends])
 

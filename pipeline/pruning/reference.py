@@ -57,11 +57,13 @@ class Reference(fx.Interpreter):
         return super().run_node(n)
 
     def _zeroed(self, name: str, tensor: Tensor) -> Tensor:
-        result = tensor.detach()
-        for dim, ids in enumerate(self._flow.tensors[name].dims):
-            if ids is not None and not (stays := self._alive[ids]).all():
-                gone = torch.from_numpy(np.flatnonzero(~stays)).to(result.device)
-                result = result.index_fill(dim, gone, 0)
+        dims = self._flow.tensors[name].dims
+        gone = {d: np.flatnonzero(~self._alive[ids]) for d, ids in enumerate(dims) if ids is not None}
+        if not any(len(positions) for positions in gone.values()):
+            return tensor.detach()
+        result = tensor.detach().clone()
+        for dim, positions in gone.items():
+            result.index_fill_(dim, torch.from_numpy(positions).to(result.device), 0)
         return result
 
     def _stays(self, node: fx.Node) -> dict[int, Tensor]:
