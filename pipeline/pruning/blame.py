@@ -10,7 +10,7 @@ from pipeline.pruning.attributes import changes
 from pipeline.pruning.channels import Ids
 from pipeline.pruning.groups import Structure
 from pipeline.pruning.rules.base import Flow, Labels
-from pipeline.pruning.trace import module_of, op_name
+from pipeline.pruning.trace import module_of, op_name, stack_of
 from pipeline.pruning.verify import Proof
 
 
@@ -64,7 +64,7 @@ def ties(model: nn.Module, flow: Flow, structure: Structure, kind: type) -> list
     """
     found = []
     for name in {n for n, module in model.named_modules() if type(module) is kind}:
-        nodes = [n for n in flow.values if n.op == "call_function" and module_of(n) == name]
+        nodes = [n for n in flow.values if name in (inner.partition("@")[0] for inner in stack_of(n))]
         seen = {*nodes, *(source for n in nodes for source in n.all_input_nodes)}
         dims = [ids for n in seen if isinstance(v := flow.values.get(n), Labels) for ids in v.dims if ids is not None]
         written = {len(literal.ids) for literal in flow.literals if module_of(literal.node) == name}
