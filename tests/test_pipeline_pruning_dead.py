@@ -382,6 +382,70 @@ def test_a_model_in_training_stays_in_training_and_can_be_trained() -> None:
     assert all(p.grad is not None and p.grad.shape == p.shape for p in result.model.parameters())
 
 
+class Framed(nn.Module):
+    """A border of zeros that an op of its own puts around, and a transposed convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 3)
+        self.up = nn.ConvTranspose2d(6, 4, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(F.relu(self.second(F.pad(F.relu(self.first(x)), (1, 0, 1, 0)))))
+
+
+def test_carriers_serve_any_border() -> None:
+    torch.manual_seed(0)
+    model = lively(Framed())
+    for layer in (model.first, model.second):
+        layer.weight.data[:4] = 0
+        layer.bias.data[:4] = torch.tensor([1.0, 2.0, -1.0, 0.5])
+    assert widths(checked(model, X)) == {"first": (8, 5), "second": (6, 3)}
+
+
+class Normed(nn.Module):
+    """A layer norm counts every channel it sees, a sum over channels adds them up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second, self.third = (
+            nn.Linear(9, 8),
+            nn.LayerNorm(8),
+            nn.Linear(8, 8),
+            nn.Linear(8, 8),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.norm(self.first(x))) * self.third(x[..., :8]).sum(-1, keepdim=True)
+
+
+def test_ops_over_channels_keep_the_dead_ones_they_count() -> None:
+    torch.manual_seed(0)
+    model = lively(Normed())
+    for layer in (model.first, model.third):
+        layer.weight.data[:3] = 0
+    result = checked(model, X)
+    assert result.plan.groups == ()
+    assert set(result.kept) == {
+        "first: 3 dead channels stay: aten.layer_norm reads them",
+        "third: 3 dead channels stay: aten.sum reads them",
+    }
+
+
+class Activations(nn.Sequential):
+    def __init__(self) -> None:
+        kinds = [nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softshrink, nn.Hardshrink, nn.LeakyReLU, nn.PReLU]
+        kinds += [nn.Mish, nn.GELU, nn.ELU, nn.SELU, nn.CELU, nn.Softplus, nn.LogSigmoid, nn.Softsign, nn.Tanh]
+        super().__init__(*(layer for kind in kinds for layer in (nn.Conv2d(4, 4, 1), kind())), nn.Conv2d(4, 4, 1))
+
+
+def test_no_activation_hides_that_a_channel_depends_on_the_input() -> None:
+    torch.manual_seed(0)
+    result = remove_dead(Activations(), torch.randn(1, 4, 3, 3))
+    assert result.plan.groups == ()
+    assert result.kept == ()
+
+
 class Odd(nn.Module):
     """The forward holds a size that no module attribute reaches."""
 
