@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.plugins import find
 from pipeline.pruning import allocate, costs, plan
-from pipeline.pruning.attributes import EXACT, GUESSES, Guesses, attributes, changes
+from pipeline.pruning.attributes import GUESSES, NONE, Guesses, attributes, changes
 from pipeline.pruning.blame import blame, merged, ties
 from pipeline.pruning.criteria.base import Criterion, Evidence
 from pipeline.pruning.groups import Group, Structure, ignore, structure
@@ -192,11 +192,11 @@ def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
             final = pruned if job.probe is job.model else made.apply(job.model)
             return _result(job, kept, made, final, proof, unproven)
         found = blame(job.model, job.flow, job.structure, kept, proof)
-        if found.kind and (following := guesses.get(found.kind, EXACT) + 1) < len(GUESSES):
+        if found.kind and (following := guesses.get(found.kind, NONE) + 1) < len(GUESSES):
             guesses[found.kind] = following
         elif found.kind and found.kind not in tied:
             tied[found.kind] = ties(job.model, job.flow, job.structure, found.kind)
-            guesses[found.kind] = EXACT
+            guesses[found.kind] = NONE
         else:
             guilty = found.here if found.kind and tied[found.kind] else found.groups
             unproven |= (guilty & set(cut)) or set(culprits(cut, holds(kept)) or cut)
