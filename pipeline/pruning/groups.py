@@ -1,6 +1,6 @@
 """Groups: the channels that go together, and every slice of every parameter that goes with each of them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -67,13 +67,18 @@ def ignore(flow: Flow, patterns: Iterable[str]) -> None:
     Raises UserError for a pattern that matches nothing.
     """
     for pattern in patterns:
-        matched = [name for name in flow.tensors if any(fnmatchcase(p, pattern) for p in _paths(name))]
-        if not matched:
-            layers = ", ".join(sorted({name.partition(".")[0] for name in flow.tensors}))
-            raise UserError(f"ignore: {pattern!r} names no layer with parameters; the model has: {layers}")
-        for name in matched:
+        for name in matching(flow.tensors, pattern):
             dims = flow.tensors[name].dims
             flow.keep(*(ids for d, ids in enumerate(dims) if flow.role(name, d) is not Role.IN))
+
+
+def matching(tensors: Collection[str], pattern: str) -> list[str]:
+    """Return the tensors that `pattern` names, or whose module it names. Raises UserError where there is none."""
+    matched = [name for name in tensors if any(fnmatchcase(p, pattern) for p in _paths(name))]
+    if not matched:
+        layers = ", ".join(sorted({name.partition(".")[0] for name in tensors}))
+        raise UserError(f"ignore: {pattern!r} names no layer with parameters; the model has: {layers}")
+    return matched
 
 
 def _paths(name: str) -> Iterator[str]:
