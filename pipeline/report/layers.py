@@ -1,6 +1,6 @@
 """What pruning took from a model, layer by layer, as data: the picture and the table are drawn from it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,9 +51,14 @@ class Cut:
         return asdict(self)
 
 
-def read(figures: Mapping[str, Any]) -> Cut | None:
-    """Return the cut among a stage's figures; None for a stage that did not prune."""
-    return _ADAPTER.validate_python(figures[FIGURE]) if FIGURE in figures else None
+def read(figures: Mapping[str, Any]) -> Cut:
+    """Return the cut among a stage's figures. Raises KeyError for a stage that did not prune."""
+    return _ADAPTER.validate_python(figures[FIGURE])
+
+
+def change(before: int, after: int, written: Callable[[int], str] = str) -> str:
+    """Return a figure before and after: "64 → 40", or "64" where it is the same."""
+    return written(before) if before == after else f"{written(before)} → {written(after)}"
 
 
 def share(before: int, after: int) -> str:

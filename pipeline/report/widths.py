@@ -1,12 +1,12 @@
 """A picture of what pruning took: every layer's width and work before and after, as a standalone SVG."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment
 
-from pipeline.report.layers import Cut, Layer, share
+from pipeline.report.layers import Cut, Layer, change, share
 from pipeline.report.sections import Section, sections
 from pipeline.report.table import count
 
@@ -201,25 +201,20 @@ def _short(name: str) -> str:
 
 def _row(layer: Layer, label: str, corner: tuple[int, int], lanes: tuple[_Lane, _Lane]) -> _Row:
     width, macs = (layer.width_before, layer.width_after), (layer.macs_before, layer.macs_after)
-    bars = (lanes[0].bar(*width, _change(*width, str)),) if any(width) else ()
-    hint = f"{layer.name}: width {_change(*width, str)}, multiply-accumulates {_change(*macs, '{:,}'.format)}"
+    bars = (lanes[0].bar(*width, change(*width)),) if any(width) else ()
+    hint = f"{layer.name}: width {change(*width)}, multiply-accumulates {change(*macs, '{:,}'.format)}"
     return _Row(
         x=corner[0],
         y=corner[1],
         changed=layer.changed,
         label=label,
         hint=hint,
-        bars=(*bars, lanes[1].bar(*macs, _change(*macs, count))),
+        bars=(*bars, lanes[1].bar(*macs, change(*macs, count))),
     )
 
 
-def _change(before: int, after: int, written: Callable[[int], str]) -> str:
-    return written(before) if before == after else f"{written(before)} → {written(after)}"
-
-
 def _total(name: str, values: tuple[int, int]) -> str:
-    before, after = values
-    return f"{name} {count(before)} → {count(after)} ({share(before, after)})"
+    return f"{name} {change(*values, count)} ({share(*values)})"
 
 
 def _px(value: float) -> float | int:

@@ -1,0 +1,43 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.pruning import Plan
+from pipeline.pruning.compare import between, differences
+from pipeline.pruning.plan import GroupCut, spans
+
+groups = st.dictionaries(st.sampled_from("abcd"), st.sets(st.integers(0, 15), min_size=1, max_size=15))
+
+
+def plan(kept: dict[str, set[int]]) -> Plan:
+    cuts = tuple(
+        GroupCut(name, 16, len(units), f"16 -> {len(units)}", spans(sorted(units)), 16, ())
+        for name, units in kept.items()
+    )
+    return Plan(settings={}, groups=cuts, conv_groups={}, tensors={})
+
+
+def test_a_line_per_group_that_differs() -> None:
+    a = plan({"a": {1, 2}, "b": {1, 2, 3}, "c": {4}, "e": {5}})
+    b = plan({"a": {1, 2}, "b": {1, 2, 9}, "d": {4}, "e": {5, 6}})
+    assert list(differences(a, b)) == [
+        "b: 16 -> 3 | 16 -> 3 (2 of 3 units kept by both)",
+        "c: 16 -> 1 | whole",
+        "e: 16 -> 1 | 16 -> 2",
+        "d: whole | 16 -> 1",
+    ]
+
+
+@given(groups, groups)
+def test_no_line_if_and_only_if_the_plans_cut_alike(a: dict[str, set[int]], b: dict[str, set[int]]) -> None:
+    found = list(differences(plan(a), plan(b)))
+    assert (found == []) == (a == b)
+    assert {line.partition(":")[0] for line in found} == {n for n in {*a, *b} if a.get(n) != b.get(n)}
+
+
+def test_successions_are_compared_step_by_step() -> None:
+    one, two = plan({"a": {1}}), plan({"a": {2}})
+    assert list(between([one], [two])) == ["a: 16 -> 1 | 16 -> 1 (0 of 1 units kept by both)"]
+    assert list(between([one, one], [one, two, two])) == [
+        "plan 2: a: 16 -> 1 | 16 -> 1 (0 of 1 units kept by both)",
+        "plan 3: only in the second",
+    ]
