@@ -8,12 +8,21 @@ from pipeline.pruning.plan import GroupCut, spans
 groups = st.dictionaries(st.sampled_from("abcd"), st.sets(st.integers(0, 15), min_size=1, max_size=15))
 
 
-def plan(kept: dict[str, set[int]]) -> Plan:
-    cuts = tuple(
-        GroupCut(name, 16, len(units), f"16 -> {len(units)}", spans(sorted(units)), 16, ())
-        for name, units in kept.items()
+def cut(name: str, units: set[int]) -> GroupCut:
+    return GroupCut(
+        name=name,
+        kind="filter",
+        before=16,
+        after=len(units),
+        width=f"16 -> {len(units)}",
+        kept=spans(sorted(units)),
+        units=16,
+        touches=(),
     )
-    return Plan(settings={}, groups=cuts, conv_groups={}, tensors={})
+
+
+def plan(kept: dict[str, set[int]]) -> Plan:
+    return Plan(settings={}, groups=tuple(cut(name, units) for name, units in kept.items()), tensors={})
 
 
 def test_a_line_per_group_that_differs() -> None:

@@ -6,8 +6,9 @@ same = Plan.load("plan.json").apply(fresh_model)
 """
 
 from pipeline.pruning.counters import Counts, count
-from pipeline.pruning.engine import PruneResult, Settings, prune
+from pipeline.pruning.engine import PruneResult, prune
 from pipeline.pruning.plan import Plan, replay
+from pipeline.pruning.settings import Settings
 from pipeline.pruning.verify import Proof
 
 __all__ = ["Counts", "Plan", "Proof", "PruneResult", "Settings", "count", "prune", "replay"]

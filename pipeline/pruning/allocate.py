@@ -1,36 +1,15 @@
 """How many units every group keeps, and which: ratios, budgets, rounding and exact selection."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import gcd, prod
+from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.pruning.counters import Work, macs
 from pipeline.pruning.groups import Group
-from pipeline.pruning.rules.base import Shape
 
 Scores = Sequence[NDArray[np.float64]]  # one array per group
 Keep = tuple[int, ...]  # units that stay, one number per group
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a model costs in parameters and multiply-accumulates once groups have shrunk: exact, no trace."""
-
-    shapes: Mapping[str, Shape]  # of every parameter and buffer
-    parameters: frozenset[str]
-    work: tuple[Work, ...]
-
-    def after(self, groups: Sequence[Group], keep: Keep) -> tuple[int, int]:
-        """Return parameters and multiply-accumulates when group i keeps `keep[i]` units."""
-        shapes = {name: list(shape) for name, shape in self.shapes.items()}
-        for group, k in zip(groups, keep, strict=True):
-            for m in group.members:
-                shapes[m.tensor][m.dim] -= (group.units - k) * m.index.shape[1]
-        params = sum(prod(shapes[name]) for name in self.parameters)
-        return params, macs(self.work, {name: tuple(shape) for name, shape in shapes.items()})
 
 
 def allowed(group: Group, round_to: int, min_width: int) -> NDArray[np.int64]:
@@ -61,7 +40,7 @@ def rounded(groups: Sequence[Group], wanted: Sequence[float], round_to: int, min
     return tuple(keep)
 
 
-def local_wants(groups: Sequence[Group], ratio: float) -> list[float]:
+def local_wants(groups: Sequence[Group], _: Scores, ratio: float) -> list[float]:
     """Take the same share of every group."""
     return [group.units * (1 - ratio) for group in groups]
 
@@ -82,6 +61,29 @@ def global_wants(groups: Sequence[Group], scores: Scores, ratio: float) -> list[
     return [group.units - float(n) for group, n in zip(groups, lost, strict=True)]
 
 
+def isomorphic_wants(groups: Sequence[Group], scores: Scores, ratio: float) -> list[float]:
+    """Rank among groups of equal structure only (Fang et al., Isomorphic Pruning, ECCV 2024).
+
+    Groups are of equal structure when the same kinds of tensor dimensions meet in them, whatever their sizes.
+    """
+    alike: dict[object, list[int]] = {}
+    for i, group in enumerate(groups):
+        alike.setdefault((group.kind, group.form), []).append(i)
+    wanted = [0.0] * len(groups)
+    for places in alike.values():
+        some = global_wants([groups[i] for i in places], [scores[i] for i in places], ratio)
+        for i, want in zip(places, some, strict=True):
+            wanted[i] = want
+    return wanted
+
+
+WANTS: Mapping[str, Callable[[Sequence[Group], Scores, float], list[float]]] = {
+    "local": local_wants,
+    "isomorphic": isomorphic_wants,
+    "global": global_wants,
+}
+
+
 def closest(keep_at: Callable[[float], Keep], removed: Callable[[Keep], float], goal: float) -> Keep:
     """Return the allocation, over ratios in [0, 1], that removes the share nearest to `goal`.
 
@@ -92,7 +94,14 @@ def closest(keep_at: Callable[[float], Keep], removed: Callable[[Keep], float], 
         middle = (low + high) / 2
         low, high = (middle, high) if removed(keep_at(middle)) < goal else (low, middle)
     less, more = keep_at(low), keep_at(high)
-    between = [more[:i] + less[i:] for i in range(len(less) + 1)]
+    first, last = 0, len(less)  # the more groups take the step, the more is removed
+    while last - first > 1:
+        middle_group = (first + last) // 2
+        if removed(more[:middle_group] + less[middle_group:]) < goal:
+            first = middle_group
+        else:
+            last = middle_group
+    between = [more[:i] + less[i:] for i in (first, last)]
     return min(between, key=lambda keep: abs(removed(keep) - goal))
 
 

@@ -40,6 +40,11 @@ class Channels:
         self._frozen: list[tuple[Ids, str]] = []
         self._roots: Ids | None = None
 
+    @property
+    def size(self) -> int:
+        """How many ids there are."""
+        return self._size
+
     def fresh(self, count: int) -> Ids:
         """Return `count` new ids, consecutive."""
         self._roots = None

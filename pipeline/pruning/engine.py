@@ -1,7 +1,7 @@
 """Structured pruning of any network that `torch.export` captures: plan, cut, prove."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -9,47 +9,22 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.plugins import did_you_mean, find
-from pipeline.pruning import allocate, plan
-from pipeline.pruning.counters import work
+from pipeline.plugins import find
+from pipeline.pruning import allocate, costs, plan
+from pipeline.pruning.attributes import EXACT, GUESSES, Guesses, attributes, changes
+from pipeline.pruning.blame import blame
 from pipeline.pruning.criteria.base import Criterion, Evidence
 from pipeline.pruning.groups import Group, Structure, ignore, structure
 from pipeline.pruning.plan import Plan
+from pipeline.pruning.reference import Reference
+from pipeline.pruning.rules.base import Flow
+from pipeline.pruning.settings import Settings
 from pipeline.pruning.surgery import tensors
-from pipeline.pruning.trace import Inputs, as_inputs, capture, walk
-from pipeline.pruning.verify import Proof, culprits, prove
+from pipeline.pruning.trace import Captured, Inputs, as_inputs, capture, walk
+from pipeline.pruning.verify import Proof, comparable, culprits, lively, prove
 
+NEAR = 0.01  # how far from the share asked for the same share of every group may end, before others make up for it
 UNPROVEN = "proof"  # the key of PruneResult.frozen for what would have broken the model's forward
-CHOICES = {"scope": ("local", "global"), "target": ("ratio", "macs", "params")}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How much to prune, and by what. Raises UserError for a value that cannot be.
-
-    `ratio` is the share to remove of what `target` names: channels, multiply-accumulates or parameters.
-    `scope` "local" takes the same share of every group; "global" ranks all channels by score, relative to
-    their group's mean. Kept widths are the nearest multiples of `round_to`, not below `min_width`; a group
-    never loses its last unit. `ignore` names layers whose output channels stay, wildcards allowed.
-    """
-
-    ratio: float = 0.5
-    criterion: str = "l1"
-    scope: str = "local"
-    target: str = "ratio"
-    round_to: int = 8
-    min_width: int = 1
-    ignore: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.ratio < 1:
-            raise UserError(f"ratio: the share to remove must be at least 0 and below 1, got {self.ratio}")
-        for key, known in CHOICES.items():
-            if (value := getattr(self, key)) not in known:
-                raise UserError(f"{key}: no {key} named {value!r}{did_you_mean(str(value), known)}")
-        for key in ("round_to", "min_width"):
-            if (number := getattr(self, key)) < 1:
-                raise UserError(f"{key}: must be at least 1, got {number}")
 
 
 @dataclass(frozen=True)
@@ -64,6 +39,7 @@ class PruneResult:
     plan: Plan
     proof: Proof
     settings: Settings
+    requested: float
     achieved: float
     macs_before: int
     macs_after: int
@@ -71,10 +47,8 @@ class PruneResult:
     params_after: int
     frozen: Mapping[str, tuple[str, ...]]  # op -> weights whose channels it kept from being pruned
 
-    @property
-    def requested(self) -> float:
-        """The share that was to be removed."""
-        return self.settings.ratio
+
+Kept = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -82,10 +56,18 @@ class _Job:
     """Everything that planning needs, gathered once."""
 
     model: nn.Module
+    probe: nn.Module  # what is run to prove a plan
+    captured: Captured
+    flow: Flow
     structure: Structure
     scores: Mapping[str, NDArray[np.float64]]
-    cost: allocate.Cost
+    cost: costs.Cost
     settings: Settings
+
+    def groups(self, without: Collection[str] = ()) -> tuple[Group, ...]:
+        """Return the groups that may be pruned."""
+        kinds = self.settings.granularity
+        return tuple(g for g in self.structure.groups if g.kind in kinds and g.name not in without)
 
     def widths(self, groups: tuple[Group, ...]) -> allocate.Keep:
         """Return how many units each of `groups` keeps; all others keep theirs."""
@@ -93,14 +75,18 @@ class _Job:
         scores = [self.scores[g.name] for g in groups]
 
         def keep_at(ratio: float) -> allocate.Keep:
-            if s.scope == "global":
-                wanted = allocate.global_wants(groups, scores, ratio)
-            else:
-                wanted = allocate.local_wants(groups, ratio)
+            wanted = allocate.WANTS[s.scope](groups, scores, ratio)
             return allocate.rounded(groups, wanted, s.round_to, s.min_width)
 
-        if s.scope == "local" and s.target == "ratio":
-            return keep_at(s.ratio)
+        if isinstance(s.ratio, Mapping):
+            wanted = [g.units * (1 - s.ratio_of(g.name)) for g in groups]
+            return allocate.rounded(groups, wanted, s.round_to, s.min_width)
+        if s.target == "ratio" and s.scope == "local":
+            keep = keep_at(s.ratio)
+            goal = s.ratio * sum(g.channels for g in groups) / max(self.structure.channels, 1)
+            if abs(self.removed(groups, keep) - goal) <= NEAR:
+                return keep
+            return allocate.closest(keep_at, lambda keep: self.removed(groups, keep), goal)
         return allocate.closest(keep_at, lambda keep: self.removed(groups, keep), s.ratio)
 
     def removed(self, groups: tuple[Group, ...], keep: allocate.Keep) -> float:
@@ -108,19 +94,25 @@ class _Job:
         if self.settings.target == "ratio":
             gone = sum((g.units - k) * g.channels_per_unit for g, k in zip(groups, keep, strict=True))
             return gone / max(self.structure.channels, 1)
-        index = ("params", "macs").index(self.settings.target)
-        return 1 - self.cost.after(groups, keep)[index] / max(self.cost.after((), ())[index], 1)
+        before, after = self.cost.after((), ()), self.cost.after(groups, keep)
+        return 1 - after[self.settings.target] / max(before[self.settings.target], 1)
 
-    def choose(self, without: Collection[str]) -> dict[str, tuple[int, ...]]:
+    def choose(self, without: Collection[str]) -> Kept:
         """Return the units that stay, by group, where the groups `without` are left whole."""
-        groups = tuple(g for g in self.structure.groups if g.name not in without)
+        groups = self.groups(without)
         keep = self.widths(groups)
         return {g.name: allocate.best(self.scores[g.name], k) for g, k in zip(groups, keep, strict=True)}
 
-    def plan(self, kept: Mapping[str, tuple[int, ...]]) -> Plan:
+    def plan(self, kept: Kept, guesses: Guesses) -> Plan:
         """Turn kept units into a plan."""
-        settings = {**asdict(self.settings), "ignore": list(self.settings.ignore)}
-        return plan.make(self.structure, kept, self.cost.shapes, settings)
+        changed = changes(self.flow, self.structure.alive(kept))
+        new = attributes(self.model, changed, guesses)
+        return plan.make(self.structure, kept, self.captured.shapes, new, _record(self.settings))
+
+    def reference(self, kept: Kept) -> Reference:
+        """Return the probe with everything else at zero."""
+        state = {name: comparable(tensor) for name, tensor in tensors(self.probe).items()}
+        return Reference(self.captured, self.flow, self.structure.alive(kept), state)
 
 
 def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **settings: Any) -> PruneResult:
@@ -130,19 +122,18 @@ def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **sett
     `example_inputs` and on `real_inputs`. Groups that fail, because the forward holds a size that no module
     attribute reaches, are left whole and named in `frozen`. Input channels and outputs of the model stay.
 
-    Raises UserError for impossible settings, weights that are not finite, and a model that `torch.export`
-    cannot capture.
+    Raises UserError for impossible settings, weights that are not finite, real inputs that do not fit the
+    example, and a model that `torch.export` cannot capture.
     """
     chosen = Settings(**settings)
     inputs = as_inputs(example_inputs)
     captured = capture(model, inputs)
-    flow = walk(captured)
+    flow = walk(captured, editable=chosen.form == "graph")
     ignore(flow, chosen.ignore)
-    found = structure(flow)
-    cost = allocate.Cost(captured.shapes, captured.parameters, work(captured))
-    job = _Job(model, found, _scores(model, found, chosen), cost, chosen)
-    kept, proof, unproven = _proved(job, inputs, None if real_inputs is None else as_inputs(real_inputs))
-    return _result(job, kept, proof, unproven)
+    found = structure(flow, heads="head" in chosen.granularity)
+    cost = costs.of_network(captured, flow, found)
+    job = _Job(model, lively(model), captured, flow, found, _scores(model, found, chosen), cost, chosen)
+    return _proved(job, inputs, None if real_inputs is None else as_inputs(real_inputs))
 
 
 def _scores(model: nn.Module, found: Structure, settings: Settings) -> dict[str, NDArray[np.float64]]:
@@ -158,46 +149,62 @@ def _scores(model: nn.Module, found: Structure, settings: Settings) -> dict[str,
     return scores
 
 
-Kept = dict[str, tuple[int, ...]]
+def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
+    """Plan until the proof holds: guess again where sizes come from, then leave whole the groups that fail it."""
+    guesses: dict[type, int] = {}
+    unproven: set[str] = set()
 
-
-def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> tuple[Kept, Proof, set[str]]:
-    """Plan until the proof holds, leaving whole the groups that fail it; return those too."""
-
-    def attempt(kept: Kept) -> Proof:
-        return prove(job.model, job.plan(kept), inputs, real)
+    def attempt(kept: Kept) -> tuple[Plan, Proof]:
+        made = job.plan(kept, guesses)
+        return made, prove(made.apply(job.probe), job.reference(kept), inputs, real)
 
     def holds(kept: Kept) -> Callable[[Collection[str]], bool]:
-        return lambda names: attempt({n: kept[n] for n in names}).holds
+        return lambda names: attempt({n: kept[n] for n in names})[1].holds
 
-    unproven: set[str] = set()
     while True:
         kept = job.choose(unproven)
-        proof = attempt(kept)
-        cut = [g.name for g in job.structure.groups if len(kept.get(g.name, ())) in range(1, g.units)]
+        made, proof = attempt(kept)
+        cut = [g.name for g in job.groups(unproven) if len(kept[g.name]) < g.units]
         if proof.holds or not cut:
-            return kept, proof, unproven
-        unproven |= set(culprits(cut, holds(kept)) or cut)
+            return _result(job, kept, made, proof, unproven)
+        found = blame(job.model, job.flow, job.structure, kept, proof)
+        if found.kind and guesses.get(found.kind, EXACT) + 1 < len(GUESSES):
+            guesses[found.kind] = guesses.get(found.kind, EXACT) + 1
+        else:
+            unproven |= (found.groups & set(cut)) or set(culprits(cut, holds(kept)) or cut)
 
 
-def _result(job: _Job, kept: Kept, proof: Proof, unproven: set[str]) -> PruneResult:
+def _result(job: _Job, kept: Kept, made: Plan, proof: Proof, unproven: set[str]) -> PruneResult:
     groups = tuple(g for g in job.structure.groups if g.name in kept)
     keep = tuple(len(kept[g.name]) for g in groups)
-    (params_before, macs_before), (params_after, macs_after) = (
-        job.cost.after((), ()),
-        job.cost.after(groups, keep),
-    )
+    before, after = job.cost.after((), ()), job.cost.after(groups, keep)
     failed = tuple(m.tensor for g in job.structure.groups if g.name in unproven for m in g.producers)
-    final = job.plan(kept)
+    everything = job.groups()
+    requested = job.settings.ratio
+    if isinstance(requested, Mapping):
+        gone = sum(job.settings.ratio_of(g.name) * g.channels for g in everything)
+        requested = gone / max(job.structure.channels, 1)
     return PruneResult(
-        model=final.apply(job.model),
-        plan=final,
+        model=made.apply(job.model),
+        plan=made,
         proof=proof,
-        settings=replace(job.settings),
+        settings=job.settings,
+        requested=requested,
         achieved=job.removed(groups, keep),
-        macs_before=macs_before,
-        macs_after=macs_after,
-        params_before=params_before,
-        params_after=params_after,
+        macs_before=before["macs"],
+        macs_after=after["macs"],
+        params_before=before["params"],
+        params_after=after["params"],
         frozen={**job.structure.frozen, **({UNPROVEN: failed} if failed else {})},
     )
+
+
+def _record(settings: Settings) -> dict[str, Any]:
+    """Return settings as JSON has them."""
+    ratio = dict(settings.ratio) if isinstance(settings.ratio, Mapping) else settings.ratio
+    return {
+        **asdict(settings),
+        "ratio": ratio,
+        "ignore": list(settings.ignore),
+        "granularity": list(settings.granularity),
+    }

@@ -5,7 +5,7 @@ It replays on a freshly built model in another process, without tracing and with
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
@@ -43,6 +43,7 @@ class GroupCut:
     """One group's channels before and after, and the tensors that lose slices with them, as "weight[dim]"."""
 
     name: Name
+    kind: str  # filter, stage or head
     before: int
     after: int
     width: str  # "64 -> 40", for people
@@ -74,10 +75,12 @@ class TensorCut:
 class Plan:
     """What to cut from a model. `settings` is the record of how it was chosen, and is not read again."""
 
-    schema: Literal["edgesmith.plan/1"] = "edgesmith.plan/1"
+    schema: Literal["edgesmith.plan/2"] = "edgesmith.plan/2"
     settings: dict[str, Any]
     groups: tuple[GroupCut, ...]
-    conv_groups: dict[str, int]  # conv weight -> new number of groups, where whole groups go
+    attributes: dict[str, dict[str, int | tuple[int, ...]]] = field(
+        default_factory=dict
+    )  # module -> attribute -> new value
     tensors: dict[str, TensorCut]
 
     def save(self, path: Path | str) -> None:
@@ -113,7 +116,7 @@ class Plan:
         """
         surgery.check(model, self.shapes)
         pruned = copy.deepcopy(model)
-        surgery.cut(pruned, self.kept, self.conv_groups)
+        surgery.cut(pruned, self.kept, self.attributes)
         return pruned
 
     def mask(self, model: nn.Module) -> nn.Module:
@@ -136,13 +139,14 @@ def make(
     structure: Structure,
     kept: Mapping[str, tuple[int, ...]],
     shapes: Mapping[str, Shape],
+    attributes: surgery.Attributes,
     settings: dict[str, Any],
 ) -> Plan:
     """Turn kept units, by group name, into a plan; groups that keep everything are left out."""
     cuts = [(g, kept[g.name]) for g in structure.groups if len(kept.get(g.name, range(g.units))) < g.units]
     stays: dict[str, dict[int, np.ndarray[Any, np.dtype[np.bool_]]]] = {}
     for group, units in cuts:
-        gone = np.setdiff1d(np.arange(group.units), units)
+        gone = np.delete(np.arange(group.units), list(units))
         for m in group.members:
             whole = np.ones(shapes[m.tensor][m.dim], bool)
             stays.setdefault(m.tensor, {}).setdefault(m.dim, whole)[m.index[gone].ravel()] = False
@@ -150,17 +154,13 @@ def make(
         name: TensorCut(tuple(shapes[name]), {d: spans(np.flatnonzero(s).tolist()) for d, s in sorted(dims.items())})
         for name, dims in sorted(stays.items())
     }
-    grouped = {
-        name: int(stays[name][0].sum()) // per_group
-        for name, per_group in structure.channels_per_group.items()
-        if name in stays
-    }
     described = tuple(_describe(g, units) for g, units in cuts)
-    return Plan(settings=settings, groups=described, conv_groups=grouped, tensors=tensors)
+    new = {module: dict(values) for module, values in sorted(attributes.items())}
+    return Plan(settings=settings, groups=described, attributes=new, tensors=tensors)
 
 
 def _describe(group: Group, kept: tuple[int, ...]) -> GroupCut:
     after = len(kept) * group.channels_per_unit
     touches = tuple(sorted({f"{m.tensor}[{m.dim}]" for m in group.members}))
     width = f"{group.channels} -> {after}"
-    return GroupCut(group.name, group.channels, after, width, spans(kept), group.units, touches)
+    return GroupCut(group.name, group.kind, group.channels, after, width, spans(kept), group.units, touches)

@@ -5,13 +5,14 @@ from functools import singledispatch
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from pipeline.errors import UserError
 from pipeline.pruning.rules.base import Shape
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]  # tensor -> dimension -> positions that stay, ascending
+Attributes = Mapping[str, Mapping[str, int | tuple[int, ...]]]  # module -> attribute -> new value
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -36,19 +37,17 @@ def check(model: nn.Module, shapes: Mapping[str, Shape]) -> None:
             )
 
 
-def cut(model: nn.Module, kept: Kept, conv_groups: Mapping[str, int]) -> None:
-    """Slice tensors in place of the model's own, for every module that holds them, and set attributes.
-
-    `conv_groups` gives the new `groups` of the convolutions, by weight, that lose whole groups.
-    """
+def cut(model: nn.Module, kept: Kept, attributes: Attributes) -> None:
+    """Slice tensors in place of the model's own, for every module that holds them, and set attributes."""
     have = tensors(model)
     smaller = {id(have[name]): _sliced(have[name], dims) for name, dims in kept.items()}
-    groups = {id(have[name]): value for name, value in conv_groups.items()}
+    for name, values in attributes.items():
+        module = model.get_submodule(name)
+        for attribute, value in values.items():
+            setattr(module, attribute, type(getattr(module, attribute))(value))
     for module in model.modules():
         held = {**module._parameters, **module._buffers}
         mine = {name: id(tensor) for name, tensor in held.items() if id(tensor) in smaller}
-        if isinstance(module, _ConvNd) and mine.get("weight") in groups:
-            module.groups = groups[mine["weight"]]
         for name, key in mine.items():
             setattr(module, name, smaller[key])
         if mine:
@@ -70,6 +69,8 @@ def _sliced(tensor: Tensor, dims: Mapping[int, tuple[int, ...]]) -> Tensor:
     result = tensor.detach()
     for dim, positions in dims.items():
         result = result.index_select(dim, torch.tensor(positions, device=tensor.device))
+    if result.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        result = result.contiguous(memory_format=torch.channels_last)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(result, requires_grad=tensor.requires_grad)
     return result
@@ -82,8 +83,11 @@ def describe(module: nn.Module) -> None:
 
 @describe.register
 def _(module: _ConvNd) -> None:
-    module.out_channels = module.weight.shape[0]
-    module.in_channels = module.weight.shape[1] * module.groups
+    rows, columns = module.weight.shape[:2]
+    if module.transposed:
+        module.in_channels, module.out_channels = rows, columns * module.groups
+    else:
+        module.out_channels, module.in_channels = rows, columns * module.groups
 
 
 @describe.register
@@ -92,7 +96,36 @@ def _(module: nn.Linear) -> None:
 
 
 @describe.register
-def _(module: _BatchNorm) -> None:
+def _(module: nn.Embedding) -> None:
+    module.num_embeddings, module.embedding_dim = module.weight.shape
+
+
+@describe.register
+def _(module: _NormBase) -> None:
     held = module.weight if module.weight is not None else module.running_mean
     if held is not None:
         module.num_features = held.shape[0]
+
+
+@describe.register
+def _(module: nn.GroupNorm) -> None:
+    module.num_channels = module.weight.shape[0]
+
+
+@describe.register(nn.LayerNorm)
+@describe.register(nn.RMSNorm)
+def _(module: nn.LayerNorm | nn.RMSNorm) -> None:
+    module.normalized_shape = tuple(module.weight.shape)
+
+
+@describe.register
+def _(module: nn.PReLU) -> None:
+    module.num_parameters = module.weight.shape[0]
+
+
+@describe.register
+def _(module: nn.MultiheadAttention) -> None:
+    if module.in_proj_weight is not None:
+        rows, columns = module.in_proj_weight.shape
+        module.embed_dim = module.kdim = module.vdim = columns
+        module.num_heads = rows // 3 // module.head_dim

@@ -1,13 +1,14 @@
 """From a model to channel ids: capture the graph that `torch.export` sees and walk it with the rules."""
 
-import copy
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 
 from pipeline.errors import UserError
 from pipeline.pruning.rules.base import Call, Flow, Labels, Shape, Value, rules, unknown
@@ -26,11 +27,18 @@ class Captured:
     tensors share the first of their names. `constants` are tensors that the model holds in neither way.
     """
 
-    graph: fx.Graph
+    program: ExportedProgram
     tensors: Mapping[str, str]
-    constants: frozenset[str]
+    constants: Mapping[str, Tensor]
     parameters: frozenset[str]
     shapes: Mapping[str, Shape]
+    itemsizes: Mapping[str, int]  # bytes per element
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The captured graph."""
+        graph: fx.Graph = self.program.graph_module.graph
+        return graph
 
 
 def as_inputs(inputs: Any) -> Inputs:
@@ -43,9 +51,8 @@ def capture(model: nn.Module, example_inputs: Any) -> Captured:
 
     Raises UserError where the model does not run on the inputs or cannot be captured.
     """
-    model = copy.deepcopy(model).eval()
     try:
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             program = torch.export.export(model, as_inputs(example_inputs))
     except FORWARD_ERRORS as error:
         line = str(error).strip().partition("\n")[0]
@@ -57,13 +64,27 @@ def capture(model: nn.Module, example_inputs: Any) -> Captured:
     held = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     tensors = {node: first.get(name, name) for node, name in held.items()}
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    names = set(tensors.values())
     return Captured(
-        graph=program.graph_module.graph,
+        program=program,
         tensors=tensors,
-        constants=frozenset(signature.inputs_to_lifted_tensor_constants),
+        constants={node: program.constants[n] for node, n in signature.inputs_to_lifted_tensor_constants.items()},
         parameters=frozenset(first.get(n, n) for n in signature.parameters),
-        shapes={name: tuple(state[name].shape) for name in set(tensors.values())},
+        shapes={name: tuple(state[name].shape) for name in names},
+        itemsizes={name: state[name].itemsize for name in names},
     )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for a while; every module gets its own mode back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:
@@ -76,9 +97,12 @@ def _first_names(model: nn.Module) -> dict[str, str]:
     return {name: first.setdefault(id(tensor), name) for name, tensor in named}
 
 
-def walk(captured: Captured) -> Flow:
-    """Run the rule of every op over the graph; what reaches the model's outputs is frozen."""
-    flow = Flow()
+def walk(captured: Captured, *, editable: bool = False) -> Flow:
+    """Run the rule of every op over the graph; what reaches the model's outputs is frozen.
+
+    `editable` says that the graph itself will be cut, so that sizes in it can be chosen freely.
+    """
+    flow = Flow(editable)
     values = flow.values
     for node in captured.graph.nodes:
         if node.op == "placeholder":
@@ -107,7 +131,7 @@ def _call(flow: Flow, node: fx.Node, values: Mapping[fx.Node, Value]) -> Value:
         source, index = node.args
         several = values[source] if isinstance(source, fx.Node) else None
         return several[index] if isinstance(several, tuple) and isinstance(index, int) else several
-    call = Call(op_name(node), _labelled(arguments(node), values), shapes_of(node))
+    call = Call(op_name(node), _labelled(arguments(node), values), shapes_of(node), node)
     return rules().get(call.op, unknown)(flow, call)
 
 
@@ -134,6 +158,13 @@ def op_name(node: fx.Node) -> str:
         return getattr(node.target, "__name__", str(node.target))
     name = node.target._schema.name.rpartition("::")[2]
     return name if name.startswith("_") and name.endswith("__") else name.rstrip("_")
+
+
+def module_of(node: fx.Node) -> str:
+    """Return the name of the innermost module whose forward called the op, empty for the model's own."""
+    stack = node.meta.get("nn_module_stack") or {}
+    names = [str(name).partition("@")[0] for name, _ in stack.values()]
+    return names[-1] if names else ""
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:

@@ -1,16 +1,20 @@
 """The proof: a pruned model must equal the original with the same channels set to zero."""
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf, isnan
+from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pipeline.pruning.plan import Plan
-from pipeline.pruning.trace import FORWARD_ERRORS, Inputs
+from pipeline.errors import UserError
+from pipeline.pruning.reference import Reference
+from pipeline.pruning.trace import FORWARD_ERRORS, Inputs, evaluating
 
 TOLERANCE = 1e-4
 
@@ -22,6 +26,7 @@ class Proof:
     random: float  # on noise shaped like the example inputs
     real: float | None = None  # on real inputs, where some were given
     failure: str = ""  # what the pruned model raised, in one line
+    failed_in: tuple[str, ...] = ()  # the modules that it was in, innermost first
 
     @property
     def max_rel_error(self) -> float:
@@ -34,18 +39,38 @@ class Proof:
         return not self.failure and self.max_rel_error <= TOLERANCE
 
 
-def prove(model: nn.Module, plan: Plan, example_inputs: Inputs, real_inputs: Inputs | None = None) -> Proof:
-    """Compare `plan.apply(model)` with `plan.mask(model)` in evaluation mode, half precision in float32."""
-    masked, pruned = (_comparable(m) for m in (plan.mask(model), plan.apply(model)))
-    sets = [noise(example_inputs), *([real_inputs] if real_inputs is not None else [])]
+def prove(pruned: nn.Module, reference: Reference, example: Inputs, real: Inputs | None = None) -> Proof:
+    """Compare a pruned model with its reference in evaluation mode; both are in float32 where they were in half.
+
+    Raises UserError where `real` has not the shapes of `example` in all but the first dimension.
+    """
+    if any(comparable(t) is not t for t in pruned.parameters()):
+        pruned = copy.deepcopy(pruned).float()
     errors: list[float] = []
-    for inputs in (_widen(s) for s in sets):
-        wanted = _run(masked, inputs)
-        try:
-            errors.append(difference(wanted, _run(pruned, inputs)))
-        except FORWARD_ERRORS as error:
-            return Proof(inf, failure=str(error).strip().partition("\n")[0] or type(error).__name__)
-    return Proof(errors[0], errors[1] if real_inputs is not None else None)
+    for batches in ([noise(example)], *([list(like(real, example))] if real is not None else [])):
+        worst = 0.0
+        for inputs in map(widen, batches):
+            try:
+                got = run(pruned, inputs)
+            except FORWARD_ERRORS as error:
+                line = str(error).strip().partition("\n")[0] or type(error).__name__
+                return Proof(inf, failure=line, failed_in=_modules_of(error.__traceback__, pruned))
+            with seeded(pruned):
+                worst = max(worst, difference(reference.outputs(pytree.tree_leaves(inputs)), got))
+        errors.append(worst)
+    return Proof(errors[0], errors[1] if len(errors) > 1 else None)
+
+
+def _modules_of(traceback: TracebackType | None, model: nn.Module) -> tuple[str, ...]:
+    """Return the modules whose methods an error passed through, innermost first."""
+    names = {module: name for name, module in model.named_modules()}
+    passed: list[str] = []
+    while traceback is not None:
+        module = traceback.tb_frame.f_locals.get("self")
+        if isinstance(module, nn.Module) and module in names:
+            passed.append(names[module])
+        traceback = traceback.tb_next
+    return tuple(dict.fromkeys(reversed(passed)))
 
 
 def difference(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:
@@ -64,13 +89,58 @@ def difference(wanted: Sequence[Tensor], got: Sequence[Tensor]) -> float:
 def noise(inputs: Inputs) -> Inputs:
     """Return standard normal noise for every floating-point tensor; the other inputs as they are."""
 
-    def like(value: Any) -> Any:
+    def fresh(value: Any) -> Any:
         if not (isinstance(value, Tensor) and value.is_floating_point()):
             return value
         generator = torch.Generator().manual_seed(0)
         return torch.randn(value.shape, generator=generator).to(value)
 
-    return tuple(pytree.tree_map(like, inputs))
+    return tuple(pytree.tree_map(fresh, inputs))
+
+
+def like(real: Inputs, example: Inputs) -> Iterator[Inputs]:
+    """Cut real inputs into batches as long as the example's, the last one filled up from the start."""
+    given, spec = pytree.tree_flatten(real)
+    wanted = pytree.tree_leaves(example)
+    pairs = [(a, b) for a, b in zip(given, wanted, strict=False) if isinstance(a, Tensor) and isinstance(b, Tensor)]
+    odd = [(a, b) for a, b in pairs if a.shape[1:] != b.shape[1:] or not len(a)]
+    if len(given) != len(wanted) or odd:
+        found = f"{tuple(odd[0][0].shape)} instead of {tuple(odd[0][1].shape)}" if odd else f"{len(given)} tensors"
+        raise UserError(f"the real inputs do not fit the example inputs: {found}; only the batch may differ")
+    samples = max((len(a) for a, b in pairs if b.ndim), default=1)
+    batch = max((len(b) for _, b in pairs if b.ndim), default=1)
+    for start in range(0, samples, batch):
+        rows = torch.arange(start, start + batch) % samples
+        yield tuple(pytree.tree_unflatten([_rows(a, b, rows) for a, b in zip(given, wanted, strict=True)], spec))
+
+
+def _rows(value: Any, example: Any, rows: Tensor) -> Any:
+    if not isinstance(value, Tensor) or value.shape == example.shape:
+        return value
+    return value[rows.to(value.device)]
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """Return the model, or a copy with noise on every parameter that is constant, e.g. at its initial 0 or 1.
+
+    A layer of zeros hides whatever is wrong before it, and equal scales hide which of them were cut.
+    """
+    still = [name for name, p in model.named_parameters() if p.numel() > 1 and p.is_floating_point() and _constant(p)]
+    if not still:
+        return model
+    copied = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    for name in still:
+        parameter = copied.get_parameter(name)
+        fan_in = max(parameter[0].numel(), 25)
+        noise = torch.randn(parameter.shape, generator=generator) / fan_in**0.5
+        parameter.data = parameter.data + noise.to(parameter)
+    return copied
+
+
+def _constant(parameter: Tensor) -> bool:
+    first = parameter.detach().reshape(-1)[:2]
+    return bool(first[0] == first[1]) and bool((parameter == first[0]).all())
 
 
 def culprits(names: Sequence[str], holds: Callable[[Sequence[str]], bool]) -> list[str]:
@@ -87,22 +157,27 @@ def culprits(names: Sequence[str], holds: Callable[[Sequence[str]], bool]) -> li
     return found or list(names)
 
 
-def _comparable(model: nn.Module) -> nn.Module:
-    half = any(t.dtype in (torch.float16, torch.bfloat16) for t in model.parameters())
-    return (model.float() if half else model).eval()
+def comparable(tensor: Any) -> Any:
+    """Return a half-precision tensor in float32, anything else as it is."""
+    half = isinstance(tensor, Tensor) and tensor.dtype in (torch.float16, torch.bfloat16)
+    return tensor.float() if half else tensor
 
 
-def _widen(inputs: Inputs) -> Inputs:
-    def widen(value: Any) -> Any:
-        half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
-        return value.float() if half else value
-
-    return tuple(pytree.tree_map(widen, inputs))
+def widen(inputs: Inputs) -> Inputs:
+    """Return inputs with half precision in float32."""
+    return tuple(pytree.tree_map(comparable, inputs))
 
 
-def _run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """Run without gradients and with a fixed seed; return every tensor of the output."""
+@contextmanager
+def seeded(model: nn.Module) -> Iterator[None]:
+    """Fix random numbers for a while, without gradients; the caller's go on after it as if nothing had been drawn."""
     devices = sorted({t.device.index or 0 for t in model.parameters() if t.device.type == "cuda"})
     with torch.no_grad(), torch.random.fork_rng(devices):
         torch.manual_seed(0)
+        yield
+
+
+def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """Run in evaluation mode, without gradients and with a fixed seed; return every tensor of the output."""
+    with evaluating(model), seeded(model):
         return [t for t in pytree.tree_leaves(model(*inputs)) if isinstance(t, Tensor)]

@@ -8,14 +8,14 @@ needs no special case.
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from typing import Any
 
 import numpy as np
-
+from numpy.typing import NDArray
 from torch import fx
 
 from pipeline.pruning.channels import Channels, Ids
@@ -26,8 +26,8 @@ Shape = tuple[int, ...]
 class Role(Enum):
     """What a dimension of a parameter has to do with the channels on it."""
 
-    OUT = "out"  # each slice makes one channel: conv and linear weights, dimension 0
-    IN = "in"  # each slice reads one channel: conv and linear weights, dimension 1
+    OUT = "out"  # each slice makes one channel: rows of conv and linear weights
+    IN = "in"  # each slice reads one channel: columns of conv and linear weights
     ALONG = "along"  # one entry per channel: biases, norms, scales
 
 
@@ -47,6 +47,13 @@ class Labels:
         """Return a tensor without channels."""
         return cls(shape, (None,) * len(shape))
 
+    def with_dim(self, dim: int, length: int, ids: Ids | None) -> "Labels":
+        """Return the labels of a result that differs in one dimension."""
+        dim %= len(self.shape)
+        return Labels(
+            (*self.shape[:dim], length, *self.shape[dim + 1 :]), (*self.dims[:dim], ids, *self.dims[dim + 1 :])
+        )
+
 
 Value = Labels | tuple[Any, ...] | None  # what an op returns: a tensor, several, or nothing that carries ids
 
@@ -58,6 +65,7 @@ class Call:
     op: str
     arguments: Mapping[str, Any]
     shapes: tuple[Shape, ...]
+    node: fx.Node | None = None
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -72,6 +80,17 @@ class Call:
         (shape,) = self.shapes
         return shape
 
+    @property
+    def x(self) -> Labels:
+        """The tensor that the op is about."""
+        value: Labels = self.arguments["self" if "self" in self.arguments else "input"]
+        return value
+
+    @property
+    def reason(self) -> str:
+        """The op's name as reports give it."""
+        return f"aten.{self.op}"
+
     def tensors(self) -> Iterator[Labels]:
         """Every tensor among the arguments, those in lists included."""
         for value in self.arguments.values():
@@ -80,15 +99,43 @@ class Call:
                     yield item
 
 
-class Flow:
-    """The ids of a whole graph while the rules walk over it."""
+@dataclass(frozen=True)
+class Box:
+    """A dimension seen as several, or several as one: what stays of it must remain a box.
 
-    def __init__(self) -> None:
+    `whole` holds the ids of the one dimension in the shape of the several, `parts` the ids of each of those.
+    Which of the parts carries the channels is decided when the whole graph is known.
+    """
+
+    whole: Ids
+    parts: tuple[Ids | None, ...]
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A size written into the graph: argument `name`, entry `index` of it if it is a list, counts `ids`."""
+
+    node: fx.Node
+    name: str
+    index: int | None
+    ids: Ids
+
+
+class Flow:
+    """The ids of a whole graph while the rules walk over it.
+
+    With `editable` the graph itself will be cut, so that sizes in it can be chosen freely; else the sizes are
+    what the module's own forward makes of its attributes and inputs.
+    """
+
+    def __init__(self, editable: bool = False) -> None:
+        self.editable = editable
         self.channels = Channels()
         self.tensors: dict[str, Labels] = {}
-        self.roles: dict[tuple[str, int], Role] = {}
-        self.channels_per_group: dict[str, int] = {}  # conv weights that lose whole groups
         self.values: dict[fx.Node, Value] = {}  # what is known of every node of the graph
+        self.boxes: list[Box] = []
+        self.literals: list[Literal] = []
+        self._marked: dict[str, list[Ids]] = {}
 
     def tensor(self, name: str, shape: Shape) -> Labels:
         """Return the parameter or buffer `name`, labelled with fresh ids the first time.
@@ -96,9 +143,12 @@ class Flow:
         A dimension of one position gets none: a layer's last channel always stays.
         """
         if name not in self.tensors:
-            dims = tuple(self.channels.fresh(n) if n > 1 else None for n in shape)
-            self.tensors[name] = Labels(shape, dims, name)
+            self.tensors[name] = Labels(shape, self.fresh(shape), name)
         return self.tensors[name]
+
+    def fresh(self, shape: Shape) -> tuple[Ids | None, ...]:
+        """Return new ids for every dimension of more than one position."""
+        return tuple(self.channels.fresh(n) if n > 1 else None for n in shape)
 
     def unite(self, a: Ids | None, b: Ids | None) -> Ids | None:
         """Make two equally long dimensions one, and return its ids. Against None the other is kept whole."""
@@ -114,22 +164,36 @@ class Flow:
             if ids is not None:
                 self.channels.freeze(ids, reason)
 
-    def mark(self, tensor: Labels, dim: int, role: Role) -> None:
-        """Record the role of a parameter's dimension; where it has several, making channels counts."""
-        key = tensor.source, dim
-        if tensor.source and self.roles.get(key) is not Role.OUT:
-            self.roles[key] = role
+    def box(self, whole: Ids, parts: Sequence[Ids | None]) -> None:
+        """Record that the ids `whole`, in the shape of `parts`, are these dimensions in one."""
+        self.boxes.append(Box(whole, tuple(parts)))
 
-    def role(self, name: str, dim: int) -> Role:
-        """Return the role of a dimension."""
-        return self.roles.get((name, dim), Role.ALONG)
+    def literal(self, call: Call, name: str, ids: Ids | None, index: int | None = None) -> None:
+        """Record that a number in the graph is the length of a dimension with `ids`."""
+        if call.node is not None and ids is not None:
+            self.literals.append(Literal(call.node, name, index, ids))
 
-    def settled(self, ids: Ids | None) -> bool:
-        """Whether no id of the dimension can go any more, as far as the walk has come."""
-        if ids is None:
-            return True
-        roots = self.channels.roots()
-        return bool(self.channels.frozen()[roots[ids[ids >= 0]]].all())
+    def mark(self, ids: Ids | None, what: str) -> None:
+        """Remember that `ids` are seen in the part `what`: a role, "head", or "joined" by an addition."""
+        if ids is not None:
+            self._marked.setdefault(what, []).append(ids[ids >= 0])
+
+    def marked(self, what: str) -> NDArray[np.bool_]:
+        """Return per id whether it was marked so."""
+        mask = np.zeros(self.channels.size, bool)
+        for ids in self._marked.get(what, ()):
+            mask[ids] = True
+        return mask
+
+
+def makes(flow: Flow, ids: Ids | None) -> None:
+    """Mark the rows of a weight: each makes one channel."""
+    flow.mark(ids, Role.OUT.value)
+
+
+def reads(flow: Flow, ids: Ids | None) -> None:
+    """Mark the columns of a weight: each reads one channel."""
+    flow.mark(ids, Role.IN.value)
 
 
 Rule = Callable[[Flow, Call], Value]
@@ -160,10 +224,9 @@ def rules() -> Mapping[str, Rule]:
 
 def unknown(flow: Flow, call: Call) -> Value:
     """Freeze everything that reaches an op without a rule, and name the op to all that it reaches in turn."""
-    reason = f"aten.{call.op}"
     for tensor in call.tensors():
-        flow.keep(*tensor.dims, reason=reason)
+        flow.keep(*tensor.dims, reason=call.reason)
     results = tuple(Labels(shape, tuple(flow.channels.fresh(n) for n in shape)) for shape in call.shapes)
     for result in results:
-        flow.keep(*result.dims, reason=reason)
+        flow.keep(*result.dims, reason=call.reason)
     return results[0] if len(results) == 1 else results

@@ -1,46 +1,74 @@
-"""Convolutions: dense, grouped and depthwise, in any number of spatial dimensions."""
+"""Convolutions: dense, grouped and depthwise, forward and transposed, in any number of spatial dimensions."""
 
 import numpy as np
 
 from pipeline.pruning.channels import Ids
-from pipeline.pruning.rules.base import Call, Flow, Labels, Role, rule
+from pipeline.pruning.rules.base import Call, Flow, Labels, makes, reads, rule
 
 
 @rule("conv1d", "conv2d", "conv3d")
 def conv(flow: Flow, call: Call) -> Labels:
     """Tie the input's channels to the weight's columns; the weight's rows are the output's channels."""
-    x, weight, bias = call["input"], call["weight"], call.get("bias")
+    x, weight = call.x, call["weight"]
     axis = len(x.shape) - len(weight.shape) + 1  # inputs come with a batch dimension or without
-    flow.keep(*x.dims[axis + 1 :], *weight.dims[2:])
+    rows, columns = weight.dims[:2]
+    makes(flow, rows)
     if call["groups"] == 1:
-        flow.unite(x.dims[axis], weight.dims[1])
-        flow.mark(weight, 1, Role.IN)
+        flow.unite(x.dims[axis], columns)
+        reads(flow, columns)
     else:
-        _grouped(flow, x.dims[axis], weight, call["groups"])
-    out = weight.dims[0]
-    flow.mark(weight, 0, Role.OUT)
+        _grouped(flow, call, x.dims[axis], weight)
+    return _result(flow, call, axis, rows, weight)
+
+
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def conv_transpose(flow: Flow, call: Call) -> Labels:
+    """Tie the input's channels to the weight's dimension 0; its dimension 1 holds the output's channels."""
+    x, weight, groups = call.x, call["weight"], call["groups"]
+    axis = len(x.shape) - len(weight.shape) + 1
+    first, second = weight.dims[:2]
+    if groups == 1:
+        flow.unite(x.dims[axis], first)
+        reads(flow, first)
+        makes(flow, second)
+        return _result(flow, call, axis, second, weight)
+    if weight.shape[:2] == (groups, 1):
+        flow.unite(x.dims[axis], first)
+        makes(flow, first)
+        flow.literal(call, "groups", first)
+        return _result(flow, call, axis, first, weight)
+    flow.keep(x.dims[axis], first, second, reason=f"{call.reason} with groups")
+    return _result(flow, call, axis, None, weight)
+
+
+def _result(flow: Flow, call: Call, axis: int, out: Ids | None, weight: Labels) -> Labels:
+    """Return the output's labels; what lies on spatial dimensions is mixed by the kernel and must stay."""
+    x, bias = call.x, call.get("bias")
+    flow.keep(*x.dims[axis + 1 :], reason=call.reason)
+    flow.keep(*weight.dims[2:])
     if bias is not None:
         out = flow.unite(out, bias.dims[0])
     return Labels(call.shape, (*x.dims[:axis], out, *(None for _ in weight.shape[2:])))
 
 
-def _grouped(flow: Flow, ids: Ids | None, weight: Labels, groups: int) -> None:
+def _grouped(flow: Flow, call: Call, ids: Ids | None, weight: Labels) -> None:
     """Keep groups equally wide: drop whole ones, or the same positions of each, whichever is finer."""
+    groups = call["groups"]
     rows, columns = weight.dims[:2]
     per_group = weight.shape[0] // groups, weight.shape[1]
-    if ids is None or rows is None or not weight.source:
+    if ids is None or rows is None:
         flow.keep(ids, rows, columns)
     elif groups > per_group[1] or 1 in per_group:
         flow.keep(columns)
         first = ids.reshape(groups, -1)[:, :1]
         for side in (ids.reshape(groups, -1), rows.reshape(groups, -1)):
             flow.unite(*_flat(first, side))
-        flow.channels_per_group[weight.source] = per_group[0]
+        flow.literal(call, "groups", first[:, 0])
     else:
         for side in (ids.reshape(groups, -1), rows.reshape(groups, -1)):
             flow.unite(*_flat(side[:1], side))
         flow.unite(ids[: per_group[1]], columns)
-        flow.mark(weight, 1, Role.IN)
+        reads(flow, columns)
 
 
 def _flat(a: Ids, b: Ids) -> tuple[Ids, Ids]:

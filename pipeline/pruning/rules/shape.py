@@ -9,27 +9,50 @@ from pipeline.pruning.rules.base import Call, Flow, Labels, Shape, rule
 @rule("permute")
 def permute(_: Flow, call: Call) -> Labels:
     """Reorder the dimensions."""
-    x = call["self"]
+    x = call.x
     return Labels(call.shape, tuple(x.dims[d] for d in call["dims"]))
 
 
-@rule("transpose", "swapaxes")
+@rule("transpose", "swapaxes", "t")
 def transpose(_: Flow, call: Call) -> Labels:
     """Swap two dimensions."""
-    x = call["self"]
+    x = call.x
     dims = list(x.dims)
-    a, b = call["dim0"], call["dim1"]
+    a, b = (call.get(name) if name in call.arguments else d for name, d in zip(_axes(call), (0, -1), strict=True))
     dims[a], dims[b] = dims[b], dims[a]
     return Labels(call.shape, tuple(dims))
 
 
-@rule("view", "reshape", "_unsafe_view", "view_as", "flatten", "unflatten", "squeeze", "unsqueeze")
+def _axes(call: Call) -> tuple[str, str]:
+    return ("axis0", "axis1") if "axis0" in call.arguments else ("dim0", "dim1")
+
+
+@rule("flatten", "squeeze", "unsqueeze", "view_as", "reshape_as")
+def place(flow: Flow, call: Call) -> Labels:
+    """Change the shape; the sizes follow from tensors."""
+    return _reshape(flow, call)
+
+
+@rule("view", "reshape", "_unsafe_view", "unflatten")
 def reshape(flow: Flow, call: Call) -> Labels:
-    """Merge and split dimensions, one smallest independent run of them at a time."""
-    x = call["self"]
+    """Merge and split dimensions; the sizes may stand in the graph."""
+    result = _reshape(flow, call)
+    if call.op == "unflatten":
+        first = call["dim"] % len(call.x.shape)
+        name, named = "sizes", range(first, first + len(call["sizes"]))
+    else:
+        name, named = ("shape" if "shape" in call.arguments else "size"), range(len(call.shape))
+    for i, d in enumerate(named):
+        flow.literal(call, name, result.dims[d], i)
+    return result
+
+
+def _reshape(flow: Flow, call: Call) -> Labels:
+    """Handle one smallest independent run of dimensions at a time."""
+    x = call.x
     dims: list[Ids | None] = []
     for old, new in _runs(x.shape, call.shape):
-        dims += _split(flow, _merge(flow, call.op, x, old), tuple(call.shape[d] for d in new))
+        dims += _split(flow, _merge(flow, x, old), tuple(call.shape[d] for d in new))
     return Labels(call.shape, tuple(dims))
 
 
@@ -49,37 +72,39 @@ def _runs(old: Shape, new: Shape) -> list[tuple[range, range]]:
     return runs
 
 
-def _merge(flow: Flow, op: str, x: Labels, run: range) -> Ids | None:
-    """Return the ids of some dimensions flattened into one; at most one of them can carry channels."""
-    carriers = [(d, ids) for d in run if (ids := x.dims[d]) is not None]
-    if len(carriers) > 1:
-        carriers = [(d, ids) for d, ids in carriers if not flow.settled(ids)] or carriers[:1]
-    if len(carriers) > 1:
-        flow.keep(*(ids for _, ids in carriers), reason=f"aten.{op}")
+def _merge(flow: Flow, x: Labels, run: range) -> Ids | None:
+    """Return the ids of some dimensions flattened into one."""
+    shape = tuple(x.shape[d] for d in run)
+    carriers = [(i, ids) for i, d in enumerate(run) if (ids := x.dims[d]) is not None]
     if not carriers:
         return None
-    dim, ids = carriers[0]
-    shape = tuple(x.shape[d] for d in run)
-    return np.broadcast_to(ids.reshape(-1, *(1 for _ in range(dim + 1, run.stop))), shape).ravel()
+    if len(carriers) > 1:
+        whole = flow.channels.fresh(int(np.prod(shape)))
+        flow.box(whole.reshape(shape), [x.dims[d] for d in run])
+        return whole
+    i, ids = carriers[0]
+    return np.broadcast_to(ids.reshape(-1, *(1 for _ in shape[i + 1 :])), shape).ravel()
 
 
 def _split(flow: Flow, ids: Ids | None, shape: Shape) -> list[Ids | None]:
-    """Return the ids of one dimension laid out as several; one of them carries the channels.
-
-    What is pruned must remain a box, so ids that share a position on that dimension become one channel. A
-    dimension along which alone the ids vary costs nothing; else the longest one leaves the most channels.
-    """
+    """Return the ids of one dimension laid out as several."""
     result: list[Ids | None] = [None] * len(shape)
     if ids is None or not shape:
         flow.keep(ids)
         return result
     box = ids.reshape(shape)
-    lines = [np.moveaxis(box, d, 0).reshape(n, -1) for d, n in enumerate(shape)]
-    free = [d for d, line in enumerate(lines) if (line == line[:, :1]).all()]
-    carrier = max(free or range(len(shape)), key=lambda d: (shape[d], d))
-    line = lines[carrier]
-    first = np.ascontiguousarray(line[:, 0])
-    if not free:
-        flow.unite(np.broadcast_to(first[:, None], line.shape).ravel(), line.ravel())
-    result[carrier] = first
+    carrier = next((d for d in range(len(shape)) if shape[d] > 1 and constant_but(box, d)), None)
+    if carrier is None and box.size > 1:
+        result = list(flow.fresh(shape))
+        flow.box(box, result)
+    elif carrier is not None:
+        result[carrier] = np.ascontiguousarray(np.moveaxis(box, carrier, 0).reshape(shape[carrier], -1)[:, 0])
+    else:
+        flow.keep(ids)
     return result
+
+
+def constant_but(box: Ids, dim: int) -> bool:
+    """Return whether ids vary along one dimension only."""
+    lines = np.moveaxis(box, dim, 0).reshape(box.shape[dim], -1)
+    return bool((lines == lines[:, :1]).all())

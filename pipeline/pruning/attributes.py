@@ -1,0 +1,118 @@
+"""Sizes that a module's forward reads from its attributes: which of them a cut changes, and to what.
+
+The graph holds numbers, e.g. those of a view or a split. Where the module whose forward put one there has an
+attribute of that value that its methods read, the attribute is given the new value. Whether that was right
+is not assumed: the proof runs the module, and where it fails the next guess is tried.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from pipeline.pruning.rules.base import Flow, Literal
+from pipeline.pruning.trace import arguments, module_of
+
+EXACT, MULTIPLE, PART, NONE = GUESSES = range(4)  # what an attribute is of a number; NONE: it stays
+
+Guesses = Mapping[type, int]  # class of modules -> guess, EXACT where there is none
+
+
+@dataclass(frozen=True)
+class Change:
+    """A number in the graph that a cut changes."""
+
+    literal: Literal
+    old: int
+    new: int
+
+    @property
+    def module(self) -> str:
+        """The module whose forward holds it."""
+        return module_of(self.literal.node)
+
+
+def changes(flow: Flow, alive: NDArray[np.bool_]) -> list[Change]:
+    """Return the sizes in the graph that change when only the ids `alive` stay."""
+    found = []
+    for literal in flow.literals:
+        gone = int(np.count_nonzero(~alive[literal.ids[literal.ids >= 0]]))
+        if gone:
+            found.append(Change(literal, len(literal.ids), len(literal.ids) - gone))
+    return found
+
+
+def attributes(
+    model: nn.Module, changed: Iterable[Change], guesses: Guesses
+) -> dict[str, dict[str, int | tuple[int, ...]]]:
+    """Return the new values of attributes, by module. One that would need two different values is left alone."""
+    wanted: dict[tuple[str, str, int | None], set[int]] = {}
+    for change in changed:
+        if _written(change) != change.old:
+            continue  # worked out when the model runs: -1, or all that there is
+        module = model.get_submodule(change.module)
+        for attribute, index, value in _places(module, change, guesses.get(type(module), EXACT)):
+            wanted.setdefault((change.module, attribute, index), set()).add(value)
+    result: dict[str, dict[str, Any]] = {}
+    for (name, attribute, index), values in wanted.items():
+        if len(values) > 1:
+            continue
+        (value,) = values
+        held = result.setdefault(name, {})
+        if index is None:
+            held[attribute] = value
+        else:
+            entries = [*held.get(attribute, getattr(model.get_submodule(name), attribute))]
+            entries[index] = value
+            held[attribute] = tuple(entries)
+    return {name: held for name, held in result.items() if held}
+
+
+def _written(change: Change) -> Any:
+    """Return the number as the graph has it."""
+    value = arguments(change.literal.node).get(change.literal.name)
+    return (
+        value[change.literal.index] if isinstance(value, list | tuple) and change.literal.index is not None else value
+    )
+
+
+def _places(module: nn.Module, change: Change, guess: int) -> list[tuple[str, int | None, int]]:
+    """Return attributes that a number may come from, with the entry of those that are tuples, and their new values."""
+    name, index, old, new = change.literal.name, change.literal.index, change.old, change.new
+    held: Mapping[str, Any] = vars(module)
+    numbers = {k: v for k, v in held.items() if type(v) is int and v > 0}
+    if numbers.get(name) == old:
+        return [(name, None, new)]
+    several = [k for k, v in held.items() if index is not None and _entry(v, index) == old]
+    if name in several:
+        return [(name, index, new)]
+    if type(module).__module__.startswith("torch.") or guess == NONE:
+        return []  # the sizes of torch's own follow from their tensors
+    read = _names_read(type(module))
+    exact = [*((k, None, new) for k, v in numbers.items() if v == old), *((k, index, new) for k in several)]
+    above = [(k, None, v // old * new) for k, v in numbers.items() if v > old and v % old == 0]
+    below = [(k, None, v * new // old) for k, v in numbers.items() if v < old and old % v == 0 and v * new % old == 0]
+    found = {EXACT: exact, MULTIPLE: exact or above, PART: exact or below}[guess]
+    return [place for place in found if place[0] in read]
+
+
+def _entry(value: Any, index: int) -> Any:
+    """Return an entry of a tuple or list, None of anything else."""
+    return value[index] if isinstance(value, tuple | list) and len(value) > index else None
+
+
+def _names_read(kind: type) -> set[str]:
+    """Return the attribute names that the methods of a class use once it is made."""
+    names: set[str] = set()
+    for base in kind.__mro__:
+        if base is nn.Module:
+            break
+        for key, method in vars(base).items():
+            code = getattr(method, "__code__", None)
+            if isinstance(code, CodeType) and key != "__init__":
+                names |= set(code.co_names)
+    return names

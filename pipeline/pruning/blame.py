@@ -1,0 +1,53 @@
+"""Who is to blame when a pruned model fails: found from where it failed, without trying."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from pipeline.pruning.attributes import changes
+from pipeline.pruning.channels import Ids
+from pipeline.pruning.groups import Structure
+from pipeline.pruning.rules.base import Flow, Labels
+from pipeline.pruning.trace import module_of, op_name
+from pipeline.pruning.verify import Proof
+
+
+@dataclass(frozen=True)
+class Blame:
+    """The groups that a failure is put down to, and the class of modules that has a size written into its forward."""
+
+    groups: frozenset[str]
+    kind: type | None = None
+
+
+def blame(model: nn.Module, flow: Flow, structure: Structure, kept: Mapping[str, Sequence[int]], proof: Proof) -> Blame:
+    """Return the groups that change a size written into the forward that raised, or into another of its class.
+
+    Where it holds no such size, those that touch any tensor in it. None if the model ran, or nothing is found.
+    """
+    alive = structure.alive(kept)
+    changed = changes(flow, alive)
+    for name in proof.failed_in:
+        here = [c for c in changed if c.module == name]
+        if here:
+            kind = type(model.get_submodule(name))
+            ops = {(op_name(c.literal.node), c.literal.name) for c in here}
+            alike = [c for c in changed if type(model.get_submodule(c.module)) is kind]
+            same = [c.literal.ids for c in alike if (op_name(c.literal.node), c.literal.name) in ops]
+            return Blame(_owners(structure, same, kept), kind)
+    for name in proof.failed_in:
+        labels = [v for node, v in flow.values.items() if module_of(node) == name and isinstance(v, Labels)]
+        owners = _owners(structure, [ids for v in labels for ids in v.dims if ids is not None], kept)
+        if owners:
+            return Blame(owners)
+    return Blame(frozenset())
+
+
+def _owners(structure: Structure, dims: Sequence[Ids], kept: Mapping[str, Sequence[int]]) -> frozenset[str]:
+    """Return the groups that lose a channel on one of the dimensions."""
+    ids = np.concatenate([*dims, np.empty(0, np.int64)])
+    classes = np.unique(structure.roots[ids[ids >= 0]])
+    cut = [g for g in structure.groups if len(kept.get(g.name, g.classes)) < g.units]
+    return frozenset(g.name for g in cut if np.isin(g.classes, classes).any())

@@ -1,0 +1,75 @@
+"""How much to prune, and by what."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from pipeline.errors import UserError
+from pipeline.plugins import did_you_mean
+from pipeline.pruning.groups import FILTER, HEAD, STAGE
+
+CHANNELS = (FILTER, STAGE, HEAD)
+CHOICES = {
+    "scope": ("local", "isomorphic", "global"),
+    "target": ("ratio", "macs", "params", "bytes"),
+    "form": ("module", "graph"),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much to prune, and by what. Raises UserError for a value that cannot be.
+
+    `ratio` is the share to remove of what `target` names: channels ("ratio"), multiply-accumulates, parameters
+    or bytes; or a share of channels per layer, {"layer1.*": 0.3, "*": 0.5}, where the first pattern that fits
+    a group's name counts and groups that none fits stay whole.
+
+    `granularity` says what may go: "filter" (channels that one layer makes), "stage" (channels of a whole
+    residual stage, one index set for all its layers), "head" (attention heads).
+
+    `scope` "local" takes the same share of every group; "global" ranks the units of all groups by score
+    relative to their group's mean; "isomorphic" does so among groups of equal structure only.
+
+    Kept widths are the nearest multiples of `round_to`, not below `min_width`; a group never loses its last
+    unit. `ignore` names layers whose output channels stay, wildcards allowed. `form` "module" prunes the
+    model's own modules; "graph" the captured graph, whose written-in sizes can be changed.
+    """
+
+    ratio: float | Mapping[str, float] = 0.5
+    criterion: str = "l1"
+    granularity: tuple[str, ...] = CHANNELS
+    scope: str = "local"
+    target: str = "ratio"
+    round_to: int = 1
+    min_width: int = 1
+    ignore: tuple[str, ...] = field(default=())
+    form: str = "module"
+
+    def __post_init__(self) -> None:
+        for name in ("granularity", "ignore"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        ratios = self.ratio.values() if isinstance(self.ratio, Mapping) else [self.ratio]
+        for ratio in ratios:
+            if not 0 <= ratio < 1:
+                raise UserError(f"ratio: the share to remove must be at least 0 and below 1, got {ratio}")
+        if isinstance(self.ratio, Mapping) and (self.target != "ratio" or self.scope != "local"):
+            raise UserError("ratio: shares per layer need target 'ratio' and scope 'local'; give one number otherwise")
+        for key, known in CHOICES.items():
+            _check(key, getattr(self, key), known)
+        for value in self.granularity:
+            _check("granularity", value, CHANNELS)
+        for key in ("round_to", "min_width"):
+            if (number := getattr(self, key)) < 1:
+                raise UserError(f"{key}: must be at least 1, got {number}")
+
+    def ratio_of(self, name: str) -> float:
+        """Return the share that a group is to lose."""
+        if not isinstance(self.ratio, Mapping):
+            return self.ratio
+        return next((r for pattern, r in self.ratio.items() if fnmatchcase(name, pattern)), 0.0)
+
+
+def _check(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"{key}: no {key} named {value!r}{did_you_mean(str(value), known)}")
