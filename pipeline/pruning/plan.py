@@ -3,11 +3,9 @@
 It replays on a freshly built model in another process, without tracing and without the data it was made from.
 """
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
-from itertools import pairwise
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +15,8 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.pruning import surgery
+from pipeline.pruning.channels import Ids
+from pipeline.pruning.depth import without
 from pipeline.pruning.groups import Group, Structure
 from pipeline.pruning.rules.base import Shape
 
@@ -27,14 +27,18 @@ Name = Annotated[str, Field(min_length=1)]
 def spans(positions: Iterable[int]) -> str:
     """Write ascending positions as ranges: 0, 1, 2, 5 -> "0-2,5"."""
     array = np.fromiter(positions, np.int64)
-    runs = np.split(array, np.flatnonzero(np.diff(array) != 1) + 1)
-    return ",".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs if len(r))
+    if not len(array):
+        return ""
+    breaks = np.flatnonzero(np.diff(array) != 1)
+    ends = zip(array[np.append(0, breaks + 1)].tolist(), array[np.append(breaks, -1)].tolist(), strict=True)
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
 
 
-def positions(text: str) -> tuple[int, ...]:
-    """Read what `spans` wrote."""
-    ends = [[int(n) for n in part.split("-")] for part in text.split(",")]
-    return tuple(n for pair in ends for n in range(pair[0], pair[-1] + 1))
+@lru_cache(maxsize=1024)  # the tensors of a group repeat it
+def positions(text: str) -> Ids:
+    """Read what `spans` wrote. The array is shared: do not write to it."""
+    ends = [part.split("-") for part in text.split(",")]
+    return np.concatenate([np.arange(int(pair[0]), int(pair[-1]) + 1) for pair in ends])
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -65,8 +69,7 @@ class TensorCut:
             if not 0 <= dim < len(self.shape):
                 raise ValueError(f"dimension {dim} of a tensor of shape {self.shape}")
             kept = positions(text)
-            ascending = kept and all(a < b for a, b in pairwise(kept))
-            if not ascending or kept[-1] >= self.shape[dim]:
+            if not len(kept) or (np.diff(kept) < 1).any() or kept[-1] >= self.shape[dim]:
                 raise ValueError(f"positions {text} must ascend and lie in dimension {dim} of {self.shape}")
 
 
@@ -77,6 +80,7 @@ class Plan:
 
     schema: Literal["edgesmith.plan/2"] = "edgesmith.plan/2"
     settings: dict[str, Any]
+    removed: tuple[Name, ...] = ()  # modules that pass their input on
     groups: tuple[GroupCut, ...]
     attributes: dict[str, dict[str, int | tuple[int, ...]]] = field(
         default_factory=dict
@@ -114,15 +118,14 @@ class Plan:
 
         Raises UserError if the model lacks a tensor that the plan cuts, or has it in another shape.
         """
-        surgery.check(model, self.shapes)
-        pruned = copy.deepcopy(model)
-        surgery.cut(pruned, self.kept, self.attributes)
-        return pruned
+        shorter = without(model, self.removed) if self.removed else model
+        surgery.check(shorter, self.shapes)
+        return surgery.cut(shorter, self.kept, self.attributes)
 
     def mask(self, model: nn.Module) -> nn.Module:
         """Return a copy of `model` in its full size with the same channels set to zero. Raises as `apply`."""
-        surgery.check(model, self.shapes)
-        masked = copy.deepcopy(model)
+        masked = without(model, self.removed)
+        surgery.check(masked, self.shapes)
         surgery.zero(masked, self.kept)
         return masked
 
@@ -151,7 +154,7 @@ def make(
             whole = np.ones(shapes[m.tensor][m.dim], bool)
             stays.setdefault(m.tensor, {}).setdefault(m.dim, whole)[m.index[gone].ravel()] = False
     tensors = {
-        name: TensorCut(tuple(shapes[name]), {d: spans(np.flatnonzero(s).tolist()) for d, s in sorted(dims.items())})
+        name: TensorCut(tuple(shapes[name]), {d: spans(np.flatnonzero(s)) for d, s in sorted(dims.items())})
         for name, dims in sorted(stays.items())
     }
     described = tuple(_describe(g, units) for g, units in cuts)

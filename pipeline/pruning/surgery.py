@@ -1,5 +1,6 @@
 """Cut tensors and set the attributes that describe them; zero the same channels instead, to compare with."""
 
+import copy
 from collections.abc import Mapping
 from functools import singledispatch
 
@@ -9,9 +10,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from pipeline.errors import UserError
+from pipeline.pruning.channels import Ids
 from pipeline.pruning.rules.base import Shape
 
-Kept = Mapping[str, Mapping[int, tuple[int, ...]]]  # tensor -> dimension -> positions that stay, ascending
+Kept = Mapping[str, Mapping[int, Ids]]  # tensor -> dimension -> positions that stay, ascending
 Attributes = Mapping[str, Mapping[str, int | tuple[int, ...]]]  # module -> attribute -> new value
 
 
@@ -37,21 +39,20 @@ def check(model: nn.Module, shapes: Mapping[str, Shape]) -> None:
             )
 
 
-def cut(model: nn.Module, kept: Kept, attributes: Attributes) -> None:
-    """Slice tensors in place of the model's own, for every module that holds them, and set attributes."""
+def cut(model: nn.Module, kept: Kept, attributes: Attributes) -> nn.Module:
+    """Return a copy of `model` with smaller tensors, wherever it holds them, and its attributes set to match."""
     have = tensors(model)
     smaller = {id(have[name]): _sliced(have[name], dims) for name, dims in kept.items()}
+    result = copy.deepcopy(model, dict(smaller))  # what is cut is never copied in full
     for name, values in attributes.items():
-        module = model.get_submodule(name)
+        module = result.get_submodule(name)
         for attribute, value in values.items():
             setattr(module, attribute, type(getattr(module, attribute))(value))
-    for module in model.modules():
-        held = {**module._parameters, **module._buffers}
-        mine = {name: id(tensor) for name, tensor in held.items() if id(tensor) in smaller}
-        for name, key in mine.items():
-            setattr(module, name, smaller[key])
-        if mine:
+    new = {id(tensor) for tensor in smaller.values()}
+    for module in result.modules():
+        if any(id(tensor) in new for tensor in (*module._parameters.values(), *module._buffers.values())):
             describe(module)
+    return result
 
 
 def zero(model: nn.Module, kept: Kept) -> None:
@@ -61,14 +62,14 @@ def zero(model: nn.Module, kept: Kept) -> None:
         for name, dims in kept.items():
             for dim, positions in dims.items():
                 gone = torch.ones(have[name].shape[dim], dtype=torch.bool)
-                gone[list(positions)] = False
+                gone[torch.from_numpy(positions)] = False
                 have[name].index_fill_(dim, gone.nonzero()[:, 0].to(have[name].device), 0)
 
 
-def _sliced(tensor: Tensor, dims: Mapping[int, tuple[int, ...]]) -> Tensor:
+def _sliced(tensor: Tensor, dims: Mapping[int, Ids]) -> Tensor:
     result = tensor.detach()
     for dim, positions in dims.items():
-        result = result.index_select(dim, torch.tensor(positions, device=tensor.device))
+        result = result.index_select(dim, torch.from_numpy(positions).to(tensor.device))
     if result.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         result = result.contiguous(memory_format=torch.channels_last)
     if isinstance(tensor, nn.Parameter):
