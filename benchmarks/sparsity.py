@@ -46,7 +46,7 @@ def models() -> dict[str, tuple[nn.Module, float]]:
     dense = resnet20(width=32, in_channels=1)
     load_weights(dense, WEIGHTS)
     half, pattern = sparsify(dense.eval()), sparsify(dense, pattern="2:4")
-    pruned = prune(dense, (torch.zeros(SHAPE),), ratio=0.5, target="params")
+    pruned = prune(dense, (torch.zeros(SHAPE),), ratio=0.5, target="params", round_to=16)
     return {
         DENSE: (dense, 0.0),
         "dense again": (dense, 0.0),

@@ -36,6 +36,12 @@ def test_a_line_per_group_that_differs() -> None:
     ]
 
 
+def test_a_line_per_module_that_only_one_removes() -> None:
+    a = Plan(settings={}, groups=(), tensors={}, removed=("x.1", "x.2"))
+    b = Plan(settings={}, groups=(), tensors={}, removed=("x.2", "x.3"))
+    assert list(differences(a, b)) == ["x.1: removed | stays", "x.3: stays | removed"]
+
+
 @given(groups, groups)
 def test_no_line_if_and_only_if_the_plans_cut_alike(a: dict[str, set[int]], b: dict[str, set[int]]) -> None:
     found = list(differences(plan(a), plan(b)))

@@ -8,15 +8,19 @@ WHOLE = "whole"
 
 
 def differences(a: Plan, b: Plan) -> Iterator[str]:
-    """Say, for every group that the plans cut differently, what each makes of it: "layer: 64 -> 40 | 64 -> 48".
+    """Say, for every module and group that the plans treat differently, what each does: "layer: 64 -> 40 | 64 -> 48".
 
     Groups of one width that keep other channels are told with how many of them the plans share.
     """
+    for name in dict.fromkeys([*a.removed, *b.removed]):
+        one, other = ("removed" if name in plan.removed else "stays" for plan in (a, b))
+        if one != other:
+            yield f"{name}: {one} | {other}"
     first, second = ({group.name: group for group in plan.groups} for plan in (a, b))
     for name in dict.fromkeys([*first, *second]):
-        one, other = first.get(name), second.get(name)
-        if one is None or other is None or _key(one) != _key(other):
-            yield f"{name}: {_told(one)} | {_told(other)}{_shared(one, other)}"
+        cut, cut_too = first.get(name), second.get(name)
+        if cut is None or cut_too is None or _key(cut) != _key(cut_too):
+            yield f"{name}: {_told(cut)} | {_told(cut_too)}{_shared(cut, cut_too)}"
 
 
 def between(a: Sequence[Plan], b: Sequence[Plan]) -> Iterator[str]:
