@@ -1,6 +1,6 @@
 """Groups: the channels that go together, and every slice of every parameter that goes with each of them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -87,12 +87,8 @@ def ignore(flow: Flow, patterns: Iterable[str]) -> None:
     Raises UserError for a pattern that matches nothing.
     """
     for pattern in patterns:
-        matched = [name for name in flow.tensors if any(fnmatchcase(p, pattern) for p in _paths(name))]
-        if not matched:
-            layers = ", ".join(sorted({name.partition(".")[0] for name in flow.tensors}))
-            raise UserError(f"ignore: {pattern!r} names no layer with parameters; the model has: {layers}")
         role = roles(flow)
-        for name in matched:
+        for name in matching(flow.tensors, pattern):
             dims = flow.tensors[name].dims
             flow.keep(*(ids for d, ids in enumerate(dims) if role(name, d) is not Role.IN))
 
@@ -108,6 +104,15 @@ def roles(flow: Flow) -> Callable[[str, int], Role]:
         return Role.OUT if made[ids].any() else Role.IN if read[ids].any() else Role.ALONG
 
     return role
+
+
+def matching(tensors: Collection[str], pattern: str) -> list[str]:
+    """Return the tensors that `pattern` names, or whose module it names. Raises UserError where there is none."""
+    matched = [name for name in tensors if any(fnmatchcase(p, pattern) for p in _paths(name))]
+    if not matched:
+        layers = ", ".join(sorted({name.partition(".")[0] for name in tensors}))
+        raise UserError(f"ignore: {pattern!r} names no layer with parameters; the model has: {layers}")
+    return matched
 
 
 def _paths(name: str) -> Iterator[str]:
