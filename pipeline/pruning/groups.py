@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,14 @@ class Structure:
     frozen: Mapping[str, tuple[str, ...]]  # op -> weights whose channels it keeps from being pruned
     channels: int  # of all groups, and those that ops without a rule have frozen
     roots: Ids  # class of every id
+
+    @cached_property
+    def owner(self) -> NDArray[np.int64]:
+        """The number of the group that every id is in, shape (ids,); -1 for none."""
+        by_class = np.full(len(self.roots), -1, np.int64)
+        for number, group in enumerate(self.groups):
+            by_class[group.classes] = number
+        return by_class[self.roots]
 
     def alive(self, kept: Mapping[str, Sequence[int]]) -> NDArray[np.bool_]:
         """Return, for every id, whether its channel stays when groups keep these units; others keep all."""
