@@ -13,6 +13,7 @@ from pipeline.plugins import find
 from pipeline.pruning import allocate, costs, plan
 from pipeline.pruning.attributes import Guesses, attributes, changes
 from pipeline.pruning.criteria.base import Criterion, Evidence
+from pipeline.pruning.divergence import divergence
 from pipeline.pruning.groups import Group, Structure, ignore, structure
 from pipeline.pruning.plan import Plan
 from pipeline.pruning.reference import Reference
@@ -208,6 +209,9 @@ def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
         if proof.holds or not made.groups:
             final = pruned if job.probe is job.model else made.apply(job.model)
             return _result(job, kept, made, final, proof, lessons.unproven)
+        if not proof.failed_in:
+            alive = job.structure.alive(kept)
+            proof = replace(proof, failed_in=divergence(job.captured, job.flow, alive, pruned, inputs))
         lessons.learn(proof, (job.model, job.flow, job.structure), kept, holds(kept))
 
 
