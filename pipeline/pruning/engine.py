@@ -10,17 +10,17 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.plugins import find
-from pipeline.pruning import allocate, costs, plan
+from pipeline.pruning import allocate, costs, graph, plan
+from pipeline.pruning.analysis import Analysis, analyse
 from pipeline.pruning.attributes import EXACT, GUESSES, Guesses, attributes, changes
-from pipeline.pruning.blame import blame
+from pipeline.pruning.blame import Blame, blame
 from pipeline.pruning.criteria.base import Criterion, Evidence
-from pipeline.pruning.groups import Group, Structure, ignore, structure
+from pipeline.pruning.groups import Group, Structure
 from pipeline.pruning.plan import Plan
 from pipeline.pruning.reference import Reference
-from pipeline.pruning.rules.base import Flow
 from pipeline.pruning.settings import Settings
 from pipeline.pruning.surgery import tensors
-from pipeline.pruning.trace import Captured, Inputs, as_inputs, capture, walk
+from pipeline.pruning.trace import Inputs, as_inputs
 from pipeline.pruning.verify import Proof, comparable, culprits, lively, prove
 
 NEAR = 0.01  # how far from the share asked for the same share of every group may end, before others make up for it
@@ -57,12 +57,15 @@ class _Job:
 
     model: nn.Module
     probe: nn.Module  # what is run to prove a plan
-    captured: Captured
-    flow: Flow
-    structure: Structure
+    known: Analysis
     scores: Mapping[str, NDArray[np.float64]]
     cost: costs.Cost
     settings: Settings
+
+    @property
+    def structure(self) -> Structure:
+        """The groups of the model."""
+        return self.known.structure
 
     def groups(self, without: Collection[str] = ()) -> tuple[Group, ...]:
         """Return the groups that may be pruned."""
@@ -105,14 +108,26 @@ class _Job:
 
     def plan(self, kept: Kept, guesses: Guesses) -> Plan:
         """Turn kept units into a plan."""
-        changed = changes(self.flow, self.structure.alive(kept))
+        changed = changes(self.known.flow, self.structure.alive(kept)) if self.settings.form == "module" else []
         new = attributes(self.model, changed, guesses)
-        return plan.make(self.structure, kept, self.captured.shapes, new, _record(self.settings))
+        return plan.make(self.structure, kept, self.known.captured.shapes, new, _record(self.settings))
+
+    def cut(self, model: nn.Module, kept: Kept, made: Plan) -> nn.Module:
+        """Return a pruned copy of `model`, which is the probe or the model, in the form asked for."""
+        if self.settings.form == "graph":
+            return graph.cut(model, self.known, self.structure.alive(kept))
+        return made.apply(model)
+
+    def blame(self, kept: Kept, proof: Proof) -> Blame:
+        """Return what a failed proof is put down to. A graph holds nothing that only its modules know."""
+        if self.settings.form == "graph":
+            return Blame(frozenset())
+        return blame(self.model, self.known.flow, self.structure, kept, proof)
 
     def reference(self, kept: Kept) -> Reference:
         """Return the probe with everything else at zero."""
         state = {name: comparable(tensor) for name, tensor in tensors(self.probe).items()}
-        return Reference(self.captured, self.flow, self.structure.alive(kept), state)
+        return Reference(self.known.captured, self.known.flow, self.structure.alive(kept), state)
 
 
 def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **settings: Any) -> PruneResult:
@@ -127,12 +142,9 @@ def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **sett
     """
     chosen = Settings(**settings)
     inputs = as_inputs(example_inputs)
-    captured = capture(model, inputs)
-    flow = walk(captured, editable=chosen.form == "graph")
-    ignore(flow, chosen.ignore)
-    found = structure(flow, heads="head" in chosen.granularity)
-    cost = costs.of_network(captured, flow, found)
-    job = _Job(model, lively(model), captured, flow, found, _scores(model, found, chosen), cost, chosen)
+    known = analyse(model, inputs, chosen)
+    cost = costs.of_network(known.captured, known.flow, known.structure)
+    job = _Job(model, lively(model), known, _scores(model, known.structure, chosen), cost, chosen)
     return _proved(job, inputs, None if real_inputs is None else as_inputs(real_inputs))
 
 
@@ -156,7 +168,7 @@ def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
 
     def attempt(kept: Kept) -> tuple[Plan, nn.Module, Proof]:
         made = job.plan(kept, guesses)
-        pruned = made.apply(job.probe)
+        pruned = job.cut(job.probe, kept, made)
         return made, pruned, prove(pruned, job.reference(kept), inputs, real)
 
     def holds(kept: Kept) -> Callable[[Collection[str]], bool]:
@@ -167,9 +179,9 @@ def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
         made, pruned, proof = attempt(kept)
         cut = [g.name for g in job.groups(unproven) if len(kept[g.name]) < g.units]
         if proof.holds or not cut:
-            final = pruned if job.probe is job.model else made.apply(job.model)
+            final = pruned if job.probe is job.model else job.cut(job.model, kept, made)
             return _result(job, kept, made, final, proof, unproven)
-        found = blame(job.model, job.flow, job.structure, kept, proof)
+        found = job.blame(kept, proof)
         if found.kind and guesses.get(found.kind, EXACT) + 1 < len(GUESSES):
             guesses[found.kind] = guesses.get(found.kind, EXACT) + 1
         else:
