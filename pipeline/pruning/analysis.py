@@ -22,16 +22,18 @@ class Analysis:
     batch: Batch | None = None
 
 
-def analyse(model: nn.Module, inputs: Inputs, settings: Settings) -> Analysis:
-    """Capture a model and find its groups. Raises UserError as `capture` and `ignore` do."""
+def analyse(model: nn.Module, captured: Captured, inputs: Inputs, settings: Settings) -> Analysis:
+    """Find the groups of a model, captured on `inputs`. Raises UserError as `ignore` does.
+
+    With form "graph" the captured graph is rewritten in place.
+    """
     editable = settings.form == "graph"
 
-    def captured_of(inputs: Inputs) -> Captured:
-        captured = capture(model, inputs)
-        return normalise(captured) if editable else captured
+    def recapture(inputs: Inputs) -> Captured:
+        return normalise(capture(model, inputs))
 
-    captured = captured_of(inputs)
+    captured = normalise(captured) if editable else captured
     flow = walk(captured, editable=editable)
     ignore(flow, settings.ignore)
     found = structure(flow, heads="head" in settings.granularity)
-    return Analysis(captured, flow, found, find_batch(captured, captured_of, inputs) if editable else None)
+    return Analysis(captured, flow, found, find_batch(captured, recapture, inputs) if editable else None)

@@ -1,7 +1,7 @@
 """Structured pruning of any network that `torch.export` captures: plan, cut, prove."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,12 @@ from pipeline.pruning.groups import Group, Structure
 from pipeline.pruning.plan import Plan
 from pipeline.pruning.reference import Reference
 from pipeline.pruning.settings import Settings
+from pipeline.pruning.shorten import Shorter, shorten
 from pipeline.pruning.surgery import tensors
-from pipeline.pruning.trace import Inputs, as_inputs
+from pipeline.pruning.trace import Inputs, as_inputs, capture
 from pipeline.pruning.verify import Proof, comparable, culprits, lively, prove
 
+UNPROVEN_DEPTH = "proof of removal"  # its key for modules that could not be removed after all
 NEAR = 0.01  # how far from the share asked for the same share of every group may end, before others make up for it
 UNPROVEN = "proof"  # the key of PruneResult.frozen for what would have broken the model's forward
 
@@ -60,6 +62,7 @@ class _Job:
     known: Analysis
     scores: Mapping[str, NDArray[np.float64]]
     cost: costs.Cost
+    whole: Mapping[str, int]  # what the model cost before any module was removed
     settings: Settings
 
     @property
@@ -97,8 +100,8 @@ class _Job:
         if self.settings.target == "ratio":
             gone = sum((g.units - k) * g.channels_per_unit for g, k in zip(groups, keep, strict=True))
             return gone / max(self.structure.channels, 1)
-        before, after = self.cost.after((), ()), self.cost.after(groups, keep)
-        return 1 - after[self.settings.target] / max(before[self.settings.target], 1)
+        target = self.settings.target
+        return 1 - self.cost.after(groups, keep)[target] / max(self.whole[target], 1)
 
     def choose(self, without: Collection[str]) -> Kept:
         """Return the units that stay, by group, where the groups `without` are left whole."""
@@ -142,10 +145,30 @@ def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **sett
     """
     chosen = Settings(**settings)
     inputs = as_inputs(example_inputs)
-    known = analyse(model, inputs, chosen)
+    real = None if real_inputs is None else as_inputs(real_inputs)
+    captured = capture(model, inputs)
+    whole = costs.total(captured)
+    shorter = shorten(model, captured, chosen, inputs, real) if chosen.depth else None
+    if shorter is not None and shorter.removed:
+        model, captured = shorter.model, capture(shorter.model, inputs)
+    known = analyse(model, captured, inputs, chosen)
     cost = costs.of_network(known.captured, known.flow, known.structure)
-    job = _Job(model, lively(model), known, _scores(model, known.structure, chosen), cost, chosen)
-    return _proved(job, inputs, None if real_inputs is None else as_inputs(real_inputs))
+    job = _Job(model, lively(model), known, _scores(model, known.structure, chosen), cost, whole, chosen)
+    return _with_depth(_proved(job, inputs, real), shorter)
+
+
+def _with_depth(result: PruneResult, shorter: Shorter | None) -> PruneResult:
+    """Add what was removed before the channels to the plan and the proof."""
+    if shorter is None:
+        return result
+    alone = not set(result.settings.granularity) - set(result.settings.depth)
+    return replace(
+        result,
+        plan=replace(result.plan, removed=shorter.removed),
+        proof=result.proof.worse(shorter.proof),
+        achieved=shorter.share if alone and result.settings.target == "ratio" else result.achieved,
+        frozen={**result.frozen, **({UNPROVEN_DEPTH: shorter.unproven} if shorter.unproven else {})},
+    )
 
 
 def _scores(model: nn.Module, found: Structure, settings: Settings) -> dict[str, NDArray[np.float64]]:
@@ -191,7 +214,7 @@ def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
 def _result(job: _Job, kept: Kept, made: Plan, pruned: nn.Module, proof: Proof, unproven: set[str]) -> PruneResult:
     groups = tuple(g for g in job.structure.groups if g.name in kept)
     keep = tuple(len(kept[g.name]) for g in groups)
-    before, after = job.cost.after((), ()), job.cost.after(groups, keep)
+    before, after = job.whole, job.cost.after(groups, keep)
     failed = tuple(m.tensor for g in job.structure.groups if g.name in unproven for m in g.producers)
     everything = job.groups()
     requested = job.settings.ratio

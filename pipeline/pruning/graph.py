@@ -25,7 +25,7 @@ from pipeline.pruning.channels import Ids
 from pipeline.pruning.rules.base import Flow, Labels, Selection
 from pipeline.pruning.settings import Settings
 from pipeline.pruning.skeleton import Pruned, hold, norm_places, norms_of, skeleton
-from pipeline.pruning.trace import Captured, Inputs, arguments, module_of, op_name
+from pipeline.pruning.trace import Inputs, arguments, capture, module_of, op_name
 
 Alive = NDArray[np.bool_]  # per id, whether it stays
 
@@ -55,7 +55,7 @@ def recut(model: nn.Module, inputs: Inputs, kept: surgery.Kept, settings: Settin
 
     Raises UserError if the graph does not have the channels that the plan cuts.
     """
-    known = analyse(model, inputs, settings)
+    known = analyse(model, capture(model, inputs), inputs, settings)
     alive = np.ones(len(known.structure.roots), bool)
     for name, dims in kept.items():
         for dim, positions in dims.items():
