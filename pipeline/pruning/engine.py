@@ -1,6 +1,6 @@
 """Structured pruning of any network that `torch.export` captures: plan, cut, prove."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipeline.plugins import find
 from pipeline.pruning import allocate, costs, graph, plan
 from pipeline.pruning.analysis import Analysis, analyse
 from pipeline.pruning.attributes import EXACT, GUESSES, Guesses, attributes, changes
-from pipeline.pruning.blame import Blame, blame
+from pipeline.pruning.blame import Blame, blame, merged, ties
 from pipeline.pruning.criteria.base import Criterion, Evidence
 from pipeline.pruning.groups import Group, Structure
 from pipeline.pruning.plan import Plan
@@ -75,18 +75,17 @@ class _Job:
         kinds = self.settings.granularity
         return tuple(g for g in self.structure.groups if g.kind in kinds and g.name not in without)
 
-    def widths(self, groups: tuple[Group, ...]) -> allocate.Keep:
+    def widths(self, groups: tuple[Group, ...], ties: Sequence[frozenset[str]]) -> allocate.Keep:
         """Return how many units each of `groups` keeps; all others keep theirs."""
         s = self.settings
         scores = [self.scores[g.name] for g in groups]
+        rounding = s.round_to, s.min_width
 
         def keep_at(ratio: float) -> allocate.Keep:
-            wanted = allocate.WANTS[s.scope](groups, scores, ratio)
-            return allocate.rounded(groups, wanted, s.round_to, s.min_width)
+            return allocate.rounded(groups, allocate.WANTS[s.scope](groups, scores, ratio), rounding, ties)
 
         if isinstance(s.ratio, Mapping):
-            wanted = [g.units * (1 - s.ratio_of(g.name)) for g in groups]
-            return allocate.rounded(groups, wanted, s.round_to, s.min_width)
+            return allocate.rounded(groups, [g.units * (1 - s.ratio_of(g.name)) for g in groups], rounding, ties)
         if s.target == "ratio" and s.scope == "local":
             keep = keep_at(s.ratio)
             goal = s.ratio * sum(g.channels for g in groups) / max(self.structure.channels, 1)
@@ -103,10 +102,10 @@ class _Job:
         target = self.settings.target
         return 1 - self.cost.after(groups, keep)[target] / max(self.whole[target], 1)
 
-    def choose(self, without: Collection[str]) -> Kept:
+    def choose(self, without: Collection[str], ties: Sequence[frozenset[str]]) -> Kept:
         """Return the units that stay, by group, where the groups `without` are left whole."""
         groups = self.groups(without)
-        keep = self.widths(groups)
+        keep = self.widths(groups, ties)
         return {g.name: allocate.best(self.scores[g.name], k) for g, k in zip(groups, keep, strict=True)}
 
     def plan(self, kept: Kept, guesses: Guesses) -> Plan:
@@ -187,6 +186,7 @@ def _scores(model: nn.Module, found: Structure, settings: Settings) -> dict[str,
 def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
     """Plan until the proof holds: guess again where sizes come from, then leave whole the groups that fail it."""
     guesses: dict[type, int] = {}
+    tied: dict[type, list[frozenset[str]]] = {}
     unproven: set[str] = set()
 
     def attempt(kept: Kept) -> tuple[Plan, nn.Module, Proof]:
@@ -198,17 +198,21 @@ def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
         return lambda names: attempt({n: kept[n] for n in names})[2].holds
 
     while True:
-        kept = job.choose(unproven)
+        kept = job.choose(unproven, merged([tie for some in tied.values() for tie in some]))
         made, pruned, proof = attempt(kept)
         cut = [g.name for g in job.groups(unproven) if len(kept[g.name]) < g.units]
         if proof.holds or not cut:
             final = pruned if job.probe is job.model else job.cut(job.model, kept, made)
             return _result(job, kept, made, final, proof, unproven)
         found = job.blame(kept, proof)
-        if found.kind and guesses.get(found.kind, EXACT) + 1 < len(GUESSES):
-            guesses[found.kind] = guesses.get(found.kind, EXACT) + 1
+        if found.kind and (following := guesses.get(found.kind, EXACT) + 1) < len(GUESSES):
+            guesses[found.kind] = following
+        elif found.kind and found.kind not in tied:
+            tied[found.kind] = ties(job.model, job.known.flow, job.structure, found.kind)
+            guesses[found.kind] = EXACT
         else:
-            unproven |= (found.groups & set(cut)) or set(culprits(cut, holds(kept)) or cut)
+            guilty = found.here if found.kind and tied[found.kind] else found.groups
+            unproven |= (guilty & set(cut)) or set(culprits(cut, holds(kept)) or cut)
 
 
 def _result(job: _Job, kept: Kept, made: Plan, pruned: nn.Module, proof: Proof, unproven: set[str]) -> PruneResult:
