@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from pipeline.pruning.batch import Batch, find_batch
+from pipeline.pruning.batch import Batch, batch_of, find_batch
 from pipeline.pruning.groups import Structure, ignore, structure
 from pipeline.pruning.normalise import normalise
 from pipeline.pruning.rules.base import Flow
@@ -14,12 +14,17 @@ from pipeline.pruning.trace import Captured, Inputs, capture, walk
 
 @dataclass(frozen=True)
 class Analysis:
-    """A captured network, the ids on its graph, and its groups. `batch` is for graphs that are cut themselves."""
+    """A captured network, the ids on its graph, and its groups.
+
+    For graphs that are cut themselves `batch` tells the numbers that follow the batch; where it is unknown
+    which do, `fixed_batch` is the only batch that the graph will run on.
+    """
 
     captured: Captured
     flow: Flow
     structure: Structure
     batch: Batch | None = None
+    fixed_batch: int | None = None
 
 
 def analyse(model: nn.Module, captured: Captured, inputs: Inputs, settings: Settings) -> Analysis:
@@ -36,4 +41,6 @@ def analyse(model: nn.Module, captured: Captured, inputs: Inputs, settings: Sett
     flow = walk(captured, editable=editable)
     ignore(flow, settings.ignore)
     found = structure(flow, heads="head" in settings.granularity)
-    return Analysis(captured, flow, found, find_batch(captured, recapture, inputs) if editable else None)
+    size = batch_of(captured) if editable else None
+    batch = None if size is None else find_batch(captured, recapture, inputs)
+    return Analysis(captured, flow, found, batch, size if batch is None else None)

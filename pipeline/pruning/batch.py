@@ -4,7 +4,7 @@ A graph has the size of its example's batch written into views and expands. Wher
 for numbers that grew as the batch did, those numbers follow the batch and the rest does not.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from pipeline.errors import UserError
-from pipeline.pruning.trace import Captured, Inputs, arguments
+from pipeline.pruning.trace import Captured, Inputs, arguments, shapes_of
 
 Place = tuple[str, str, int | None]  # node, argument by its schema's name, entry of it if it is a list
 
@@ -33,10 +33,10 @@ def find_batch(captured: Captured, recapture: Callable[[Inputs], Captured], inpu
     `recapture` gives the graph of other inputs, made as `captured` was of `inputs`. None where the model does
     not take another batch, or does other things with it.
     """
-    source = next((n for n in _user_inputs(captured) if isinstance(n.meta.get("val"), Tensor)), None)
-    if source is None or not source.meta["val"].ndim:
+    source = _first_input(captured)
+    if source is None:
         return None
-    size = int(source.meta["val"].shape[0])
+    size = shapes_of(source)[0][0]
 
     def longer(value: Any) -> Any:
         fits = isinstance(value, Tensor) and value.ndim and value.shape[0] == size
@@ -50,9 +50,16 @@ def find_batch(captured: Captured, recapture: Callable[[Inputs], Captured], inpu
     return None if places is None else Batch(size, source.name, frozenset(places))
 
 
-def _user_inputs(captured: Captured) -> Iterator[fx.Node]:
+def batch_of(captured: Captured) -> int | None:
+    """Return the first dimension of the first tensor among the inputs; None where there is none."""
+    source = _first_input(captured)
+    return None if source is None else shapes_of(source)[0][0]
+
+
+def _first_input(captured: Captured) -> fx.Node | None:
     held = {*captured.tensors, *captured.constants}
-    return (n for n in captured.graph.nodes if n.op == "placeholder" and n.name not in held)
+    inputs = [n for n in captured.graph.nodes if n.op == "placeholder" and n.name not in held]
+    return next((n for n in inputs if any(shapes_of(n))), None)
 
 
 def _compare(one: Captured, other: Captured, size: int) -> list[Place] | None:

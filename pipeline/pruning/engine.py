@@ -48,6 +48,14 @@ class PruneResult:
     params_before: int
     params_after: int
     frozen: Mapping[str, tuple[str, ...]]  # op -> weights whose channels it kept from being pruned
+    batch: int | None = None  # the only batch that the model runs on, None for any; form "graph" may have one
+
+    @property
+    def hint(self) -> str:
+        """What to try where the forward held sizes that could not be changed; empty where there is nothing to try."""
+        if UNPROVEN not in self.frozen or self.settings.form == "graph":
+            return ""
+        return "form='graph' cuts the captured graph instead of the modules, so that sizes in the forward can change"
 
 
 Kept = dict[str, tuple[int, ...]]
@@ -138,6 +146,7 @@ def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **sett
     The result is proved: it equals `model` with the same channels set to zero, on noise shaped like
     `example_inputs` and on `real_inputs`. Groups that fail, because the forward holds a size that no module
     attribute reaches, are left whole and named in `frozen`. Input channels and outputs of the model stay.
+    With form "graph" the result runs the captured graph, and sizes in it can change.
 
     Raises UserError for impossible settings, weights that are not finite, real inputs that do not fit the
     example, and a model that `torch.export` cannot capture.
@@ -237,6 +246,7 @@ def _result(job: _Job, kept: Kept, made: Plan, pruned: nn.Module, proof: Proof, 
         params_before=before["params"],
         params_after=after["params"],
         frozen={**job.structure.frozen, **({UNPROVEN: failed} if failed else {})},
+        batch=job.known.fixed_batch,
     )
 
 

@@ -28,7 +28,7 @@ class Finetune(Training, Stage):
         from pipeline import checkpoint
         from pipeline.training.loop import fit
 
-        model, plans = checkpoint.load(inputs["previous"].path, self.model)
+        model, plans = checkpoint.load(inputs["previous"].path, self.model, self.data)
         config = Training(**{f.name: getattr(self, f.name) for f in fields(Training)})
         epochs = out / "epochs"
         shutil.rmtree(out / "finished", ignore_errors=True)

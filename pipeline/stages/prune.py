@@ -9,6 +9,7 @@ from pydantic import Field
 
 from pipeline import plugins
 from pipeline.core import Stage
+from pipeline.errors import UserError
 from pipeline.progress import Progress
 from pipeline.references import DataSpec, ModelSpec
 from pipeline.store import Artifact
@@ -33,6 +34,10 @@ class Prune(Stage):
     ] = "local"
     round_to: Annotated[int, Field(ge=1, description="kept widths go to the nearest multiple of this")] = 8
     min_width: Annotated[int, Field(ge=1, description="no group gets narrower than this")] = 8
+    form: Annotated[
+        Literal["module", "graph"],
+        Field(description="what is cut: the model's modules, or its captured graph, where written-in sizes can change"),
+    ] = "module"
     ignore: Annotated[tuple[str, ...], Field(description="module names that keep their channels")] = ()
     recalibrate: Annotated[
         int, Field(ge=0, description="train batches of 256 to re-estimate BatchNorm statistics on; 0: none")
@@ -54,22 +59,28 @@ class Prune(Stage):
         from pipeline.pruning import prune
         from pipeline.training.batchnorm import recalibrate
 
-        model, plans = checkpoint.load(inputs["previous"].path, self.model)
+        model, plans = checkpoint.load(inputs["previous"].path, self.model, self.data)
         data = self.data.load()
         x = torch.from_numpy(data.calibration[: checkpoint.CHECKED_SAMPLES][0])
         with progress.bar("prune and prove", 2) as bar:
             result = prune(
                 model,
-                (x[:2],),  # two samples: a batch size written into the forward shows
+                (checkpoint.example_of(self.data),),
                 ratio=self.ratio,
                 target="ratio" if self.of == "channels" else self.of,
                 criterion=self.criterion,
                 scope=self.scope,
                 round_to=self.round_to,
                 min_width=self.min_width,
+                form=self.form,
                 ignore=self.ignore,
                 real_inputs=(x,),
             )
+            if result.batch is not None:
+                raise UserError(
+                    f"prune: the model's graph runs on batches of {result.batch} only; set form: module, "
+                    "or make its forward take any batch"
+                )
             bar.advance()
             if self.recalibrate:
                 recalibrate(result.model, data.train, self.recalibrate, seed=self.seed)
