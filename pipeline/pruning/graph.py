@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import OutputKind
-from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
+from torch.fx.graph import _PyTreeInfo
 
 from pipeline.errors import UserError
 from pipeline.pruning import surgery
@@ -24,7 +24,7 @@ from pipeline.pruning.analysis import Analysis, analyse
 from pipeline.pruning.channels import Ids
 from pipeline.pruning.rules.base import Flow, Labels, Selection
 from pipeline.pruning.settings import Settings
-from pipeline.pruning.skeleton import Pruned, hold, norm_places, norms_of, skeleton
+from pipeline.pruning.skeleton import Pruned, Signature, hold, norm_places, norms_of, skeleton
 from pipeline.pruning.trace import Inputs, arguments, capture, module_of, op_name
 
 Alive = NDArray[np.bool_]  # per id, whether it stays
@@ -46,32 +46,34 @@ def cut(model: nn.Module, known: Analysis, alive: Alive) -> fx.GraphModule:
     spec = known.captured.program.call_spec
     count = spec.in_spec.child(0).num_children
     names = names[:count] if len(names) >= count else [f"arg_{i}" for i in range(count)]
-    graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(names, spec.in_spec, spec.out_spec)))
+    graph.set_codegen(Signature(_PyTreeInfo(names, spec.in_spec, spec.out_spec)))
     return Pruned(root, graph, type(model).__name__)
 
 
 def recut(model: nn.Module, inputs: Inputs, kept: surgery.Kept, settings: Settings) -> fx.GraphModule:
     """Cut the graph of a freshly built model so that the given positions stay; `settings` are those of the plan.
 
-    Raises UserError if the graph does not have the channels that the plan cuts.
+    Raises UserError if in this graph other channels go together than those that the plan cuts.
     """
     known = analyse(model, capture(model, inputs), inputs, settings)
-    alive = np.ones(len(known.structure.roots), bool)
-    for name, dims in kept.items():
+    roots, frozen = known.structure.roots, known.flow.channels.frozen()
+    alive = np.ones(len(roots), bool)
+    odd = {name for name in kept if name not in known.flow.tensors}
+    for name, dims in kept.items() if not odd else ():
         for dim, positions in dims.items():
-            labels = known.flow.tensors.get(name)
-            ids = labels.dims[dim] if labels is not None else None
-            if ids is None:
-                raise UserError(f"the plan does not fit {type(model).__name__}: its graph does not use {name}[{dim}]")
-            alive[known.structure.roots[np.delete(ids, positions)]] = False
-    alive = alive[known.structure.roots]
+            ids = known.flow.tensors[name].dims[dim]
+            gone = roots[np.delete(ids, positions)] if ids is not None else np.empty(0, np.int64)
+            alive[gone] = False
+            if frozen[gone].any():
+                odd.add(name)
+    alive = alive[roots]
     found = kept_of(known.flow, alive)
-    for name in {*found, *kept}:
-        if not _equal(found.get(name, {}), kept.get(name, {})):
-            raise UserError(
-                f"the plan does not fit {type(model).__name__}: {name} goes with other channels than in the plan; "
-                "apply it to the model it was made from"
-            )
+    odd |= {name for name in {*found, *kept} if not _equal(found.get(name, {}), kept.get(name, {}))}
+    if odd:
+        raise UserError(
+            f"the plan does not fit {type(model).__name__}: channels of {min(odd)} go with others than in the plan; "
+            "apply it to the model it was made from"
+        )
     return cut(model, known, alive)
 
 
@@ -136,7 +138,8 @@ class _Cutter:
         if node.name in captured.tensors:
             return self._graph.get_attr(captured.tensors[node.name])
         if node.name in captured.constants:
-            return self._graph.get_attr(hold(self._root, node.name, self._constant(node)))
+            own = captured.program.graph_signature.inputs_to_buffers.get(node.name, "")
+            return self._graph.get_attr(hold(self._root, own or node.name, self._constant(node), new=not own))
         if node.op == "get_attr":
             setattr(self._root, str(node.target), getattr(captured.program.graph_module, str(node.target)))
             return self._graph.get_attr(str(node.target))

@@ -22,7 +22,8 @@ def normalise(captured: Captured) -> Captured:
     - Attention gets its scale in writing, which else follows from the width of its heads.
     - A shuffle of channels becomes a selection by index, which any channel can leave.
     """
-    constants = dict(captured.constants)
+    indices = _indices(captured)
+    constants = {**captured.constants, **indices}
     for node in list(captured.graph.nodes):
         if node.op != "call_function":
             continue
@@ -30,7 +31,17 @@ def normalise(captured: Captured) -> Captured:
             _REWRITES[op_name(node)](node)
         elif (shuffle := _shuffle(node)) is not None:
             constants[_select(shuffle)] = shuffle.order
-    return replace(captured, constants=constants)
+    tensors = {node: name for node, name in captured.tensors.items() if node not in indices}
+    return replace(captured, constants=constants, tensors=tensors)
+
+
+def _indices(captured: Captured) -> dict[str, Tensor]:
+    """Return buffers that are as good as constants: indices that no state dict has, e.g. of a graph cut before."""
+    signature = captured.program.graph_signature
+    held = {n: t for n, t in signature.inputs_to_buffers.items() if t in signature.non_persistent_buffers}
+    users = {n.name: list(n.users) for n in captured.graph.nodes if n.name in held}
+    selecting = [n for n, ops in users.items() if [op_name(op) for op in ops] == ["index_select"]]
+    return {n: captured.program.constants[held[n]] for n in selecting}
 
 
 def _sized(node: fx.Node) -> None:

@@ -1,9 +1,11 @@
 """The modules of a pruned graph: they hold its tensors under the names that the user's model has for them."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.graph import _PyTreeCodeGen
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.pruning import surgery
@@ -32,6 +34,19 @@ class Pruned(fx.GraphModule):
     def _deepcopy_init(self):  # type: ignore[no-untyped-def]
         return Pruned.__init__
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> fx.GraphModule:
+        """Copy all but what no one changes: the specs of inputs and outputs, whose copies torch warns about."""
+        memo.update({id(spec): spec for spec in (self._in_spec, self._out_spec)})
+        copied: fx.GraphModule = super().__deepcopy__(memo)
+        return copied
+
+
+class Signature(_PyTreeCodeGen):
+    """How the graph takes and gives nested values; never changed, so that copies share it."""
+
+    def __deepcopy__(self, _: dict[int, Any]) -> "Signature":
+        return self
+
 
 def skeleton(model: nn.Module, norms: Mapping[str, _BatchNorm], kept: surgery.Kept) -> nn.Module:
     """Return modules without a forward in the places of the model's own, with copies of its tensors, cut.
@@ -51,11 +66,12 @@ def skeleton(model: nn.Module, norms: Mapping[str, _BatchNorm], kept: surgery.Ke
     return surgery.cut(made[model], kept, {})
 
 
-def hold(root: nn.Module, name: str, tensor: Tensor) -> str:
-    """Hold a tensor that no state dict has; return the name that it got."""
-    while hasattr(root, name):
+def hold(root: nn.Module, name: str, tensor: Tensor, *, new: bool) -> str:
+    """Hold a tensor that no state dict has, `new` or in place of the one of that name; return the name that it got."""
+    while new and hasattr(root, name):
         name += "_"
-    root.register_buffer(name, tensor, persistent=False)
+    place, _, leaf = name.rpartition(".")
+    root.get_submodule(place).register_buffer(leaf, tensor, persistent=False)
     return name
 
 
