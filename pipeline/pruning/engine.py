@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.plugins import find
 from pipeline.pruning import allocate, costs, graph, plan
-from pipeline.pruning.analysis import Analysis, analyse
+from pipeline.pruning.network import Network, network_of
 from pipeline.pruning.attributes import EXACT, GUESSES, Guesses, attributes, changes
 from pipeline.pruning.blame import Blame, blame, merged, ties
 from pipeline.pruning.criteria.base import Criterion, Evidence
@@ -67,7 +67,7 @@ class _Job:
 
     model: nn.Module
     probe: nn.Module  # what is run to prove a plan
-    known: Analysis
+    known: Network
     scores: Mapping[str, NDArray[np.float64]]
     cost: costs.Cost
     whole: Mapping[str, int]  # what the model cost before any module was removed
@@ -159,7 +159,7 @@ def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **sett
     shorter = shorten(model, captured, chosen, inputs, real) if chosen.depth else None
     if shorter is not None and shorter.removed:
         model, captured = shorter.model, capture(shorter.model, inputs)
-    known = analyse(model, captured, inputs, chosen)
+    known = network_of(model, captured, inputs, chosen)
     cost = costs.of_network(known.captured, known.flow, known.structure)
     job = _Job(model, lively(model), known, _scores(model, known.structure, chosen), cost, whole, chosen)
     return _with_depth(_proved(job, inputs, real), shorter)

@@ -20,7 +20,7 @@ from torch.fx.graph import _PyTreeInfo
 
 from pipeline.errors import UserError
 from pipeline.pruning import surgery
-from pipeline.pruning.analysis import Analysis, analyse
+from pipeline.pruning.network import Network, network_of
 from pipeline.pruning.channels import Ids
 from pipeline.pruning.rules.base import Flow, Labels, Selection
 from pipeline.pruning.settings import Settings
@@ -34,7 +34,7 @@ _VIEWS = ("view", "reshape", "_unsafe_view")
 _MODES = ("training", "train", "use_input_stats")  # arguments that say whether a module is in training mode
 
 
-def cut(model: nn.Module, known: Analysis, alive: Alive) -> fx.GraphModule:
+def cut(model: nn.Module, known: Network, alive: Alive) -> fx.GraphModule:
     """Return the graph of `model` with only the channels `alive`, on copies of its tensors.
 
     It runs on any batch where `known.batch` is given, else on the example's size only.
@@ -55,7 +55,7 @@ def recut(model: nn.Module, inputs: Inputs, kept: surgery.Kept, settings: Settin
 
     Raises UserError if in this graph other channels go together than those that the plan cuts.
     """
-    known = analyse(model, capture(model, inputs), inputs, settings)
+    known = network_of(model, capture(model, inputs), inputs, settings)
     roots, frozen = known.structure.roots, known.flow.channels.frozen()
     alive = np.ones(len(roots), bool)
     odd = {name for name in kept if name not in known.flow.tensors}
@@ -99,7 +99,7 @@ def _equal(one: Mapping[int, Ids], other: Mapping[int, Ids]) -> bool:
 class _Cutter:
     """Builds the smaller graph node by node."""
 
-    def __init__(self, known: Analysis, alive: Alive, root: nn.Module, norms: Mapping[fx.Node, str]) -> None:
+    def __init__(self, known: Network, alive: Alive, root: nn.Module, norms: Mapping[fx.Node, str]) -> None:
         self._known, self._alive, self._root, self._norms = known, alive, root, norms
         self._graph = fx.Graph()
         self._made: dict[fx.Node, fx.Node] = {}

@@ -13,7 +13,7 @@ from pipeline.pruning.trace import Captured, Inputs, capture, walk
 
 
 @dataclass(frozen=True)
-class Analysis:
+class Network:
     """A captured network, the ids on its graph, and its groups.
 
     For graphs that are cut themselves `batch` tells the numbers that follow the batch; where it is unknown
@@ -27,7 +27,7 @@ class Analysis:
     fixed_batch: int | None = None
 
 
-def analyse(model: nn.Module, captured: Captured, inputs: Inputs, settings: Settings) -> Analysis:
+def network_of(model: nn.Module, captured: Captured, inputs: Inputs, settings: Settings) -> Network:
     """Find the groups of a model, captured on `inputs`. Raises UserError as `ignore` does.
 
     With form "graph" the captured graph is rewritten in place.
@@ -43,4 +43,4 @@ def analyse(model: nn.Module, captured: Captured, inputs: Inputs, settings: Sett
     found = structure(flow, heads="head" in settings.granularity)
     size = batch_of(captured) if editable else None
     batch = None if size is None else find_batch(captured, recapture, inputs)
-    return Analysis(captured, flow, found, batch, size if batch is None else None)
+    return Network(captured, flow, found, batch, size if batch is None else None)
