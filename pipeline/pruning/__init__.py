@@ -8,9 +8,24 @@ form="graph" cuts the captured graph instead of the modules, which also changes 
 """
 
 from pipeline.pruning.counters import Counts, count
+from pipeline.pruning.dead import DeadResult, remove_dead
 from pipeline.pruning.engine import PruneResult, prune
 from pipeline.pruning.plan import Plan, replay
 from pipeline.pruning.settings import Settings
+from pipeline.pruning.sparsity import SparseResult, sparsify
 from pipeline.pruning.verify import Proof
 
-__all__ = ["Counts", "Plan", "Proof", "PruneResult", "Settings", "count", "prune", "replay"]
+__all__ = [
+    "Counts",
+    "DeadResult",
+    "Plan",
+    "Proof",
+    "PruneResult",
+    "Settings",
+    "SparseResult",
+    "count",
+    "prune",
+    "remove_dead",
+    "replay",
+    "sparsify",
+]

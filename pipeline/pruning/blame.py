@@ -10,7 +10,7 @@ from pipeline.pruning.attributes import changes
 from pipeline.pruning.channels import Ids
 from pipeline.pruning.groups import Structure
 from pipeline.pruning.rules.base import Flow, Labels
-from pipeline.pruning.trace import module_of, op_name
+from pipeline.pruning.trace import module_of, op_name, stack_of
 from pipeline.pruning.verify import Proof
 
 
@@ -50,9 +50,9 @@ def blame(model: nn.Module, flow: Flow, structure: Structure, kept: Mapping[str,
 def _owners(structure: Structure, dims: Sequence[Ids], kept: Mapping[str, Sequence[int]]) -> frozenset[str]:
     """Return the groups that lose a channel on one of the dimensions."""
     ids = np.concatenate([*dims, np.empty(0, np.int64)])
-    classes = np.unique(structure.roots[ids[ids >= 0]])
-    cut = [g for g in structure.groups if len(kept.get(g.name, g.classes)) < g.units]
-    return frozenset(g.name for g in cut if np.isin(g.classes, classes).any())
+    numbers = np.unique(structure.owner[ids[ids >= 0]])
+    groups = [structure.groups[number] for number in numbers if number >= 0]
+    return frozenset(g.name for g in groups if len(kept.get(g.name, g.classes)) < g.units)
 
 
 def ties(model: nn.Module, flow: Flow, structure: Structure, kind: type) -> list[frozenset[str]]:
@@ -64,7 +64,7 @@ def ties(model: nn.Module, flow: Flow, structure: Structure, kind: type) -> list
     """
     found = []
     for name in {n for n, module in model.named_modules() if type(module) is kind}:
-        nodes = [n for n in flow.values if n.op == "call_function" and module_of(n) == name]
+        nodes = [n for n in flow.values if name in (inner.partition("@")[0] for inner in stack_of(n))]
         seen = {*nodes, *(source for n in nodes for source in n.all_input_nodes)}
         dims = [ids for n in seen if isinstance(v := flow.values.get(n), Labels) for ids in v.dims if ids is not None]
         written = {len(literal.ids) for literal in flow.literals if module_of(literal.node) == name}
@@ -86,5 +86,5 @@ def merged(sets: Sequence[frozenset[str]]) -> list[frozenset[str]]:
 
 def _only_owner(structure: Structure, ids: Ids) -> str | None:
     """Return the group that all channels of a dimension are of."""
-    classes = np.unique(structure.roots[ids[ids >= 0]])
-    return next((g.name for g in structure.groups if np.isin(classes, g.classes).all()), None)
+    numbers = np.unique(structure.owner[ids[ids >= 0]])
+    return structure.groups[numbers[0]].name if len(numbers) == 1 and numbers[0] >= 0 else None

@@ -11,18 +11,19 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.plugins import find
 from pipeline.pruning import allocate, costs, graph, plan
-from pipeline.pruning.network import Network, network_of
-from pipeline.pruning.attributes import EXACT, GUESSES, Guesses, attributes, changes
-from pipeline.pruning.blame import Blame, blame, merged, ties
+from pipeline.pruning.attributes import Guesses, attributes, changes
 from pipeline.pruning.criteria.base import Criterion, Evidence
 from pipeline.pruning.groups import Group, Structure
+from pipeline.pruning.network import Network, network_of
 from pipeline.pruning.plan import Plan
 from pipeline.pruning.reference import Reference
-from pipeline.pruning.settings import Settings
+from pipeline.pruning.repair import Lessons
+from pipeline.pruning.settings import CHANNELS, WEIGHT, Settings
 from pipeline.pruning.shorten import Shorter, shorten
+from pipeline.pruning.sparsity import SparseResult, sparsify
 from pipeline.pruning.surgery import tensors
 from pipeline.pruning.trace import Inputs, as_inputs, capture
-from pipeline.pruning.verify import Proof, comparable, culprits, lively, prove
+from pipeline.pruning.verify import Proof, comparable, lively, prove
 
 UNPROVEN_DEPTH = "proof of removal"  # its key for modules that could not be removed after all
 NEAR = 0.01  # how far from the share asked for the same share of every group may end, before others make up for it
@@ -48,6 +49,7 @@ class PruneResult:
     params_before: int
     params_after: int
     frozen: Mapping[str, tuple[str, ...]]  # op -> weights whose channels it kept from being pruned
+    sparsity: SparseResult | None = None  # where single weights were set to zero
     batch: int | None = None  # the only batch that the model runs on, None for any; form "graph" may have one
 
     @property
@@ -128,11 +130,9 @@ class _Job:
             return graph.cut(model, self.known, self.structure.alive(kept))
         return made.apply(model)
 
-    def blame(self, kept: Kept, proof: Proof) -> Blame:
-        """Return what a failed proof is put down to. A graph holds nothing that only its modules know."""
-        if self.settings.form == "graph":
-            return Blame(frozenset())
-        return blame(self.model, self.known.flow, self.structure, kept, proof)
+    def clue(self, proof: Proof) -> Proof:
+        """Return what a failed proof tells of the modules: nothing where they are not what was cut."""
+        return proof if self.settings.form == "module" else replace(proof, failed_in=())
 
     def reference(self, kept: Kept) -> Reference:
         """Return the probe with everything else at zero."""
@@ -162,20 +162,36 @@ def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **sett
     known = network_of(model, captured, inputs, chosen)
     cost = costs.of_network(known.captured, known.flow, known.structure)
     job = _Job(model, lively(model), known, _scores(model, known.structure, chosen), cost, whole, chosen)
-    return _with_depth(_proved(job, inputs, real), shorter)
+    result = _proved(job, inputs, real)
+    if shorter is not None:
+        result = _with_depth(result, shorter)
+    return _with_zeros(result) if WEIGHT in chosen.granularity else result
 
 
-def _with_depth(result: PruneResult, shorter: Shorter | None) -> PruneResult:
+def _with_depth(result: PruneResult, shorter: Shorter) -> PruneResult:
     """Add what was removed before the channels to the plan and the proof."""
-    if shorter is None:
-        return result
-    alone = not set(result.settings.granularity) - set(result.settings.depth)
+    settings = result.settings
+    alone = settings.target == "ratio" and not set(settings.granularity) & set(CHANNELS)
     return replace(
         result,
         plan=replace(result.plan, removed=shorter.removed),
         proof=result.proof.worse(shorter.proof),
-        achieved=shorter.share if alone and result.settings.target == "ratio" else result.achieved,
+        achieved=shorter.share if alone else result.achieved,
         frozen={**result.frozen, **({UNPROVEN_DEPTH: shorter.unproven} if shorter.unproven else {})},
+    )
+
+
+def _with_zeros(result: PruneResult) -> PruneResult:
+    """Set single weights of what is left to zero."""
+    s = result.settings
+    sparse = sparsify(result.model, s.weight_share, "global" if s.scope == "global" else "local", s.pattern, s.ignore)
+    alone = s.target == "ratio" and set(s.granularity) == {WEIGHT}
+    return replace(
+        result,
+        model=sparse.model,
+        plan=replace(result.plan, zeroed=tuple(sparse.mask)),
+        achieved=sparse.achieved if alone else result.achieved,
+        sparsity=sparse,
     )
 
 
@@ -193,13 +209,11 @@ def _scores(model: nn.Module, found: Structure, settings: Settings) -> dict[str,
 
 
 def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
-    """Plan until the proof holds: guess again where sizes come from, then leave whole the groups that fail it."""
-    guesses: dict[type, int] = {}
-    tied: dict[type, list[frozenset[str]]] = {}
-    unproven: set[str] = set()
+    """Plan until the proof holds."""
+    lessons = Lessons()
 
     def attempt(kept: Kept) -> tuple[Plan, nn.Module, Proof]:
-        made = job.plan(kept, guesses)
+        made = job.plan(kept, lessons.guesses)
         pruned = job.cut(job.probe, kept, made)
         return made, pruned, prove(pruned, job.reference(kept), inputs, real)
 
@@ -207,24 +221,17 @@ def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
         return lambda names: attempt({n: kept[n] for n in names})[2].holds
 
     while True:
-        kept = job.choose(unproven, merged([tie for some in tied.values() for tie in some]))
+        kept = job.choose(lessons.unproven, lessons.ties)
         made, pruned, proof = attempt(kept)
-        cut = [g.name for g in job.groups(unproven) if len(kept[g.name]) < g.units]
-        if proof.holds or not cut:
+        if proof.holds or not made.groups:
             final = pruned if job.probe is job.model else job.cut(job.model, kept, made)
-            return _result(job, kept, made, final, proof, unproven)
-        found = job.blame(kept, proof)
-        if found.kind and (following := guesses.get(found.kind, EXACT) + 1) < len(GUESSES):
-            guesses[found.kind] = following
-        elif found.kind and found.kind not in tied:
-            tied[found.kind] = ties(job.model, job.known.flow, job.structure, found.kind)
-            guesses[found.kind] = EXACT
-        else:
-            guilty = found.here if found.kind and tied[found.kind] else found.groups
-            unproven |= (guilty & set(cut)) or set(culprits(cut, holds(kept)) or cut)
+            return _result(job, kept, made, final, proof, lessons.unproven)
+        lessons.learn(job.clue(proof), (job.model, job.known.flow, job.structure), kept, holds(kept))
 
 
-def _result(job: _Job, kept: Kept, made: Plan, pruned: nn.Module, proof: Proof, unproven: set[str]) -> PruneResult:
+def _result(
+    job: _Job, kept: Kept, made: Plan, pruned: nn.Module, proof: Proof, unproven: Collection[str]
+) -> PruneResult:
     groups = tuple(g for g in job.structure.groups if g.name in kept)
     keep = tuple(len(kept[g.name]) for g in groups)
     before, after = job.whole, job.cost.after(groups, keep)

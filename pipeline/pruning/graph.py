@@ -20,8 +20,8 @@ from torch.fx.graph import _PyTreeInfo
 
 from pipeline.errors import UserError
 from pipeline.pruning import surgery
-from pipeline.pruning.network import Network, network_of
 from pipeline.pruning.channels import Ids
+from pipeline.pruning.network import Network, network_of
 from pipeline.pruning.rules.base import Flow, Labels, Selection
 from pipeline.pruning.settings import Settings
 from pipeline.pruning.skeleton import Pruned, Signature, hold, norm_places, norms_of, skeleton

@@ -34,13 +34,15 @@ def network_of(model: nn.Module, captured: Captured, inputs: Inputs, settings: S
     """
     editable = settings.form == "graph"
 
-    def recapture(inputs: Inputs) -> Captured:
-        return normalise(capture(model, inputs))
+    def prepared(captured: Captured) -> Captured:
+        return normalise(captured) if editable else captured
 
-    captured = normalise(captured) if editable else captured
+    captured = prepared(captured)
     flow = walk(captured, editable=editable)
+    if captured.unused:
+        walk(prepared(capture(model, inputs, training=True)), flow=flow)
     ignore(flow, settings.ignore)
     found = structure(flow, heads="head" in settings.granularity)
     size = batch_of(captured) if editable else None
-    batch = None if size is None else find_batch(captured, recapture, inputs)
+    batch = None if size is None else find_batch(captured, lambda longer: prepared(capture(model, longer)), inputs)
     return Network(captured, flow, found, batch, size if batch is None else None)

@@ -87,6 +87,8 @@ class Plan:
     form: Literal["module", "graph"] = "module"
     settings: dict[str, Any]
     removed: tuple[Name, ...] = ()  # modules that pass their input on
+    added_bias: tuple[Name, ...] = ()  # biases that layers are given, for constants to be folded into
+    zeroed: tuple[Name, ...] = ()  # weights whose zeros were put there and are to stay
     groups: tuple[GroupCut, ...]
     attributes: dict[str, dict[str, int | tuple[int, ...]]] = field(
         default_factory=dict
@@ -128,6 +130,7 @@ class Plan:
         form "graph" if there are no example inputs or the graph is another.
         """
         shorter = without(model, self.removed) if self.removed else model
+        shorter = surgery.with_biases(shorter, self.added_bias)
         surgery.check(shorter, self.shapes)
         if self.form == "module":
             return surgery.cut(shorter, self.kept, self.attributes)
