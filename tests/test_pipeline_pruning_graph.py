@@ -332,3 +332,16 @@ def test_prune_to_export_in_graph_form(tmp_path: Path) -> None:
     assert_close(torch.from_numpy(got), model.eval()(x[:1]).detach(), atol=1e-4, rtol=1e-4)
     (int8,) = onnxruntime.InferenceSession(tmp_path / "export" / "model.onnx").run(None, {"input": x.numpy()})
     assert int8.shape == (3, 3)
+
+
+def test_single_weights_and_graphs_do_not_go_together() -> None:
+    with pytest.raises(UserError, match="leave out 'weight' or set form 'module'"):
+        cut(Fixed(), torch.randn(2, 3, 8), granularity="weight")
+
+
+def test_blocks_leave_before_the_graph_is_cut() -> None:
+    model, x = built("resnet_b")
+    result = prune(model, x, form="graph", granularity=("block", "filter"), ratio=0.5)
+    assert result.plan.removed
+    assert result.proof.max_rel_error < 1e-4
+    assert_close(result.plan.apply(model, x)(x), result.model(x))
