@@ -64,14 +64,22 @@ def save(folder: Path, model: "nn.Module", plans: Sequence["Plan"], data: DataSp
     Info(counts.params, counts.macs, {**figures, "onnx_max_abs_delta": delta}).save(folder)
 
 
-def load(folder: Path, spec: ModelSpec) -> tuple["nn.Module", list["Plan"]]:
-    """Build the model, replay its plans and load its weights."""
+def load(folder: Path, spec: ModelSpec, data: DataSpec) -> tuple["nn.Module", list["Plan"]]:
+    """Build the model, replay its plans and load its weights; plans of form "graph" capture it on samples."""
+    from pipeline.pruning.plan import replay
+
     plans = plans_in(folder)
-    model = spec.build()
-    for plan in plans:
-        model = plan.apply(model)
+    example = example_of(data) if any(plan.form == "graph" for plan in plans) else None
+    model = replay(plans, spec.build(), example)
     load_weights(model, folder / "weights.safetensors")
     return model, plans
+
+
+def example_of(data: DataSpec) -> "Tensor":
+    """Return what a model is captured on: two samples, so that a batch size written into its forward shows."""
+    import torch
+
+    return torch.from_numpy(data.load().calibration[:2][0])
 
 
 def plans_in(folder: Path) -> list["Plan"]:

@@ -3,6 +3,8 @@
 result = prune(model, example_inputs, ratio=0.5, criterion="l1", round_to=8, ignore=("head",))
 result.plan.save("plan.json")
 same = Plan.load("plan.json").apply(fresh_model)
+
+form="graph" cuts the captured graph instead of the modules, which also changes sizes written into the forward.
 """
 
 from pipeline.pruning.counters import Counts, count

@@ -82,8 +82,8 @@ def total(captured: Captured) -> dict[str, int]:
 
 def _counted(captured: Captured, flow: Flow | None) -> dict[str, Sequence[Work]]:
     """Return the products that each figure is a sum of."""
-    blank = {name: (None,) * len(shape) for name, shape in captured.shapes.items()}
-    dims = {name: flow.tensors[name].dims for name in captured.shapes} if flow else blank
+    labelled = {name: labels.dims for name, labels in flow.tensors.items()} if flow else {}
+    dims = {name: labelled.get(name, (None,) * len(shape)) for name, shape in captured.shapes.items()}
     held = {n: tuple(map(Extent, shape, dims[n])) for n, shape in captured.shapes.items()}
     return {
         "macs": work(captured, flow.values if flow else None),

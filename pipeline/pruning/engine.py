@@ -10,20 +10,20 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.plugins import find
-from pipeline.pruning import allocate, costs, plan
+from pipeline.pruning import allocate, costs, graph, plan
 from pipeline.pruning.attributes import Guesses, attributes, changes
 from pipeline.pruning.criteria.base import Criterion, Evidence
 from pipeline.pruning.divergence import divergence
-from pipeline.pruning.groups import Group, Structure, ignore, structure
+from pipeline.pruning.groups import Group, Structure
+from pipeline.pruning.network import Network, network_of
 from pipeline.pruning.plan import Plan
 from pipeline.pruning.reference import Reference
 from pipeline.pruning.repair import Lessons
-from pipeline.pruning.rules.base import Flow
 from pipeline.pruning.settings import CHANNELS, WEIGHT, Settings
 from pipeline.pruning.shorten import Shorter, shorten
 from pipeline.pruning.sparsity import SparseResult, sparsify
 from pipeline.pruning.surgery import tensors
-from pipeline.pruning.trace import Captured, Inputs, as_inputs, capture, walk
+from pipeline.pruning.trace import Inputs, as_inputs, capture
 from pipeline.pruning.verify import Proof, comparable, lively, prove
 
 UNPROVEN_DEPTH = "proof of removal"  # its key for modules that could not be removed after all
@@ -51,6 +51,14 @@ class PruneResult:
     params_after: int
     frozen: Mapping[str, tuple[str, ...]]  # op -> weights whose channels it kept from being pruned
     sparsity: SparseResult | None = None  # where single weights were set to zero
+    batch: int | None = None  # the only batch that the model runs on, None for any; form "graph" may have one
+
+    @property
+    def hint(self) -> str:
+        """What to try where the forward held sizes that could not be changed; empty where there is nothing to try."""
+        if UNPROVEN not in self.frozen or self.settings.form == "graph":
+            return ""
+        return "form='graph' cuts the captured graph instead of the modules, so that sizes in the forward can change"
 
 
 Kept = dict[str, tuple[int, ...]]
@@ -62,13 +70,16 @@ class _Job:
 
     model: nn.Module
     probe: nn.Module  # what is run to prove a plan
-    captured: Captured
-    flow: Flow
-    structure: Structure
+    known: Network
     scores: Mapping[str, NDArray[np.float64]]
     cost: costs.Cost
     whole: Mapping[str, int]  # what the model cost before any module was removed
     settings: Settings
+
+    @property
+    def structure(self) -> Structure:
+        """The groups of the model."""
+        return self.known.structure
 
     def groups(self, without: Collection[str] = ()) -> tuple[Group, ...]:
         """Return the groups that may be pruned."""
@@ -110,14 +121,29 @@ class _Job:
 
     def plan(self, kept: Kept, guesses: Guesses) -> Plan:
         """Turn kept units into a plan."""
-        changed = changes(self.flow, self.structure.alive(kept))
+        changed = changes(self.known.flow, self.structure.alive(kept)) if self.settings.form == "module" else []
         new = attributes(self.model, changed, guesses)
-        return plan.make(self.structure, kept, self.captured.shapes, new, _record(self.settings))
+        return plan.make(self.structure, kept, self.known.captured.shapes, new, _record(self.settings))
+
+    def cut(self, model: nn.Module, kept: Kept, made: Plan) -> nn.Module:
+        """Return a pruned copy of `model`, which is the probe or the model, in the form asked for."""
+        if self.settings.form == "graph":
+            return graph.cut(model, self.known, self.structure.alive(kept))
+        return made.apply(model)
+
+    def clue(self, proof: Proof, kept: Kept, pruned: nn.Module, inputs: Inputs) -> Proof:
+        """Return a failed proof with the modules that it failed in: none where they are not what was cut."""
+        if self.settings.form == "graph":
+            return replace(proof, failed_in=())
+        if proof.failed_in:
+            return proof
+        alive = self.structure.alive(kept)
+        return replace(proof, failed_in=divergence(self.known.captured, self.known.flow, alive, pruned, inputs))
 
     def reference(self, kept: Kept) -> Reference:
         """Return the probe with everything else at zero."""
         state = {name: comparable(tensor) for name, tensor in tensors(self.probe).items()}
-        return Reference(self.captured, self.flow, self.structure.alive(kept), state)
+        return Reference(self.known.captured, self.known.flow, self.structure.alive(kept), state)
 
 
 def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **settings: Any) -> PruneResult:
@@ -126,6 +152,7 @@ def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **sett
     The result is proved: it equals `model` with the same channels set to zero, on noise shaped like
     `example_inputs` and on `real_inputs`. Groups that fail, because the forward holds a size that no module
     attribute reaches, are left whole and named in `frozen`. Input channels and outputs of the model stay.
+    With form "graph" the result runs the captured graph, and sizes in it can change.
 
     Raises UserError for impossible settings, weights that are not finite, real inputs that do not fit the
     example, and a model that `torch.export` cannot capture.
@@ -138,13 +165,9 @@ def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **sett
     shorter = shorten(model, captured, chosen, inputs, real) if chosen.depth else None
     if shorter is not None and shorter.removed:
         model, captured = shorter.model, capture(shorter.model, inputs)
-    flow = walk(captured, editable=chosen.form == "graph")
-    if captured.unused:
-        walk(capture(model, inputs, training=True), flow=flow)
-    ignore(flow, chosen.ignore)
-    found = structure(flow, heads="head" in chosen.granularity)
-    cost = costs.of_network(captured, flow, found)
-    job = _Job(model, lively(model), captured, flow, found, _scores(model, found, chosen), cost, whole, chosen)
+    known = network_of(model, captured, inputs, chosen)
+    cost = costs.of_network(known.captured, known.flow, known.structure)
+    job = _Job(model, lively(model), known, _scores(model, known.structure, chosen), cost, whole, chosen)
     result = _proved(job, inputs, real)
     if shorter is not None:
         result = _with_depth(result, shorter)
@@ -197,7 +220,7 @@ def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
 
     def attempt(kept: Kept) -> tuple[Plan, nn.Module, Proof]:
         made = job.plan(kept, lessons.guesses)
-        pruned = made.apply(job.probe)
+        pruned = job.cut(job.probe, kept, made)
         return made, pruned, prove(pruned, job.reference(kept), inputs, real)
 
     def holds(kept: Kept) -> Callable[[Collection[str]], bool]:
@@ -207,12 +230,10 @@ def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
         kept = job.choose(lessons.unproven, lessons.ties)
         made, pruned, proof = attempt(kept)
         if proof.holds or not made.groups:
-            final = pruned if job.probe is job.model else made.apply(job.model)
+            final = pruned if job.probe is job.model else job.cut(job.model, kept, made)
             return _result(job, kept, made, final, proof, lessons.unproven)
-        if not proof.failed_in:
-            alive = job.structure.alive(kept)
-            proof = replace(proof, failed_in=divergence(job.captured, job.flow, alive, pruned, inputs))
-        lessons.learn(proof, (job.model, job.flow, job.structure), kept, holds(kept))
+        clue = job.clue(proof, kept, pruned, inputs)
+        lessons.learn(clue, (job.model, job.known.flow, job.structure), kept, holds(kept))
 
 
 def _result(
@@ -239,6 +260,7 @@ def _result(
         params_before=before["params"],
         params_after=after["params"],
         frozen={**job.structure.frozen, **({UNPROVEN: failed} if failed else {})},
+        batch=job.known.fixed_batch,
     )
 
 

@@ -14,11 +14,13 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.pruning import surgery
+from pipeline.pruning import graph, surgery
 from pipeline.pruning.channels import Ids
 from pipeline.pruning.depth import without
 from pipeline.pruning.groups import Group, Structure
 from pipeline.pruning.rules.base import Shape
+from pipeline.pruning.settings import Settings
+from pipeline.pruning.trace import as_inputs
 
 Spans = Annotated[str, Field(pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$")]
 Name = Annotated[str, Field(min_length=1)]
@@ -76,9 +78,13 @@ class TensorCut:
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to cut from a model. `settings` is the record of how it was chosen, and is not read again."""
+    """What to cut from a model, or from its graph where `form` says so.
+
+    `settings` is the record of how it was chosen; of it, form "graph" reads `ignore` and `granularity` again.
+    """
 
     schema: Literal["edgesmith.plan/2"] = "edgesmith.plan/2"
+    form: Literal["module", "graph"] = "module"
     settings: dict[str, Any]
     removed: tuple[Name, ...] = ()  # modules that pass their input on
     added_bias: tuple[Name, ...] = ()  # biases that layers are given, for constants to be folded into
@@ -115,15 +121,23 @@ class Plan:
         """The positions that stay, by tensor and dimension."""
         return {n: {d: positions(s) for d, s in t.keep.items()} for n, t in self.tensors.items()}
 
-    def apply(self, model: nn.Module) -> nn.Module:
+    def apply(self, model: nn.Module, example_inputs: Any = None) -> nn.Module:
         """Return a pruned copy of `model`; weights, buffers, modes and requires_grad carry over.
 
-        Raises UserError if the model lacks a tensor that the plan cuts, or has it in another shape.
+        Form "graph" captures the model again, on `example_inputs`; "module" needs none.
+
+        Raises UserError if the model lacks a tensor that the plan cuts, or has it in another shape, and for
+        form "graph" if there are no example inputs or the graph is another.
         """
         shorter = without(model, self.removed) if self.removed else model
         shorter = surgery.with_biases(shorter, self.added_bias)
         surgery.check(shorter, self.shapes)
-        return surgery.cut(shorter, self.kept, self.attributes)
+        if self.form == "module":
+            return surgery.cut(shorter, self.kept, self.attributes)
+        if example_inputs is None:
+            raise UserError("a plan of form 'graph' captures the model again: give apply(model, example_inputs)")
+        chosen = {key: self.settings[key] for key in ("ignore", "granularity") if key in self.settings}
+        return graph.recut(shorter, as_inputs(example_inputs), self.kept, Settings(**chosen, form="graph"))
 
     def mask(self, model: nn.Module) -> nn.Module:
         """Return a copy of `model` in its full size with the same channels set to zero. Raises as `apply`."""
@@ -136,9 +150,9 @@ class Plan:
 _ADAPTER = TypeAdapter(Plan)
 
 
-def replay(plans: Iterable[Plan], model: nn.Module) -> nn.Module:
-    """Apply successive plans, oldest first: prune, finetune, prune again."""
-    return reduce(lambda pruned, plan: plan.apply(pruned), plans, model)
+def replay(plans: Iterable[Plan], model: nn.Module, example_inputs: Any = None) -> nn.Module:
+    """Apply successive plans, oldest first: prune, finetune, prune again. Inputs and errors as for `Plan.apply`."""
+    return reduce(lambda pruned, plan: plan.apply(pruned, example_inputs), plans, model)
 
 
 def make(
@@ -162,7 +176,8 @@ def make(
     }
     described = tuple(_describe(g, units) for g, units in cuts)
     new = {module: dict(values) for module, values in sorted(attributes.items())}
-    return Plan(settings=settings, groups=described, attributes=new, tensors=tensors)
+    form = settings.get("form", "module")
+    return Plan(form=form, settings=settings, groups=described, attributes=new, tensors=tensors)
 
 
 def _describe(group: Group, kept: tuple[int, ...]) -> GroupCut:

@@ -65,13 +65,18 @@ class Settings:
             raise UserError("ratio: shares per layer need target 'ratio' and scope 'local'; give one number otherwise")
         for key, known in CHOICES.items():
             _check(key, getattr(self, key), known)
-        if self.pattern is not None and WEIGHT not in self.granularity:
-            raise UserError(f"pattern: {self.pattern} is of single weights; add 'weight' to granularity")
+        self._check_weights()
         for value in self.granularity:
             _check("granularity", value, (*CHANNELS, *DEPTH, WEIGHT))
         for key in ("round_to", "min_width"):
             if (number := getattr(self, key)) < 1:
                 raise UserError(f"{key}: must be at least 1, got {number}")
+
+    def _check_weights(self) -> None:
+        if self.pattern is not None and WEIGHT not in self.granularity:
+            raise UserError(f"pattern: {self.pattern} is of single weights; add 'weight' to granularity")
+        if self.form == "graph" and WEIGHT in self.granularity:
+            raise UserError("granularity: single weights are those of modules; leave out 'weight' or set form 'module'")
 
     @property
     def depth(self) -> tuple[str, ...]:

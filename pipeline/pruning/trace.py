@@ -128,9 +128,18 @@ def _placeholder(flow: Flow, captured: Captured, node: fx.Node) -> Value:
         return flow.tensor(name, captured.shapes[name])
     shapes = shapes_of(node)
     if node.name in captured.constants:
-        call = Call("constant", {}, shapes)
-        return unknown(flow, call)
+        return _constant(flow, node, captured.constants[node.name])
     return Labels.blank(shapes[0]) if shapes else None
+
+
+def _constant(flow: Flow, node: fx.Node, tensor: Tensor) -> Value:
+    """Label a tensor that is no parameter: it can only be cut where the graph is."""
+    shape = tuple(tensor.shape)
+    if not flow.editable:
+        return unknown(flow, Call("constant", {}, (shape,)))
+    if tensor.ndim == 1 and tensor.dtype == torch.int64 and len(node.users) == 1:
+        return Labels(shape, (None,), places=tensor.cpu().numpy())
+    return Labels(shape, flow.fresh(shape))
 
 
 def _call(flow: Flow, node: fx.Node, values: Mapping[fx.Node, Value]) -> Value:

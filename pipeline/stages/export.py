@@ -39,7 +39,7 @@ class Export(Stage):
         figures = dict(info.figures) if info else {}
         with progress.bar("export", 1) as bar:
             if self.batch != 1:
-                model, _ = checkpoint.load(source, self.model)
+                model, _ = checkpoint.load(source, self.model, self.data)
                 data = self.data.load()
                 count = max(checkpoint.CHECKED_SAMPLES, self.batch if isinstance(self.batch, int) else 0)
                 metadata = metadata_of(data.preprocessing, data.classes)

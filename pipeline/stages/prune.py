@@ -9,6 +9,7 @@ from pydantic import Field
 
 from pipeline import plugins
 from pipeline.core import Stage
+from pipeline.errors import UserError
 from pipeline.progress import Progress
 from pipeline.references import DataSpec, ModelSpec
 from pipeline.report.layers import FIGURE
@@ -76,10 +77,10 @@ class Prune(Stage):
         from pipeline.pruning.layers import compare
         from pipeline.training.batchnorm import recalibrate
 
-        model, plans = checkpoint.load(inputs["previous"].path, self.model)
+        model, plans = checkpoint.load(inputs["previous"].path, self.model, self.data)
         data = self.data.load()
         x = torch.from_numpy(data.calibration[: checkpoint.CHECKED_SAMPLES][0])
-        original, pair = model, (x[:2],)  # two samples: a batch size written into the forward shows
+        original, pair = model, (checkpoint.example_of(self.data),)
         remains: tuple[str, ...] = ()
         with progress.bar("prune and prove", 2 + self.dead) as bar:
             if self.dead:
@@ -102,6 +103,11 @@ class Prune(Stage):
                 form=self.form,
                 real_inputs=(x,),
             )
+            if result.batch is not None:
+                raise UserError(
+                    f"prune: the model's graph runs on batches of {result.batch} only; set form: module, "
+                    "or make its forward take any batch"
+                )
             bar.advance()
             if self.recalibrate:
                 recalibrate(result.model, data.train, self.recalibrate, seed=self.seed)

@@ -35,12 +35,14 @@ class Role(Enum):
 class Labels:
     """A tensor as the rules see it: per dimension its ids, or None where the dimension carries no channels.
 
-    `source` is the parameter or buffer that the tensor is, empty for activations and anything derived.
+    `source` is the parameter or buffer that the tensor is, empty for activations and anything derived. `places`
+    are the entries of a constant that may be an index, in a graph that can be cut.
     """
 
     shape: Shape
     dims: tuple[Ids | None, ...]
     source: str = ""
+    places: NDArray[np.int64] | None = None
 
     @classmethod
     def blank(cls, shape: Shape) -> "Labels":
@@ -121,6 +123,15 @@ class Literal:
     ids: Ids
 
 
+@dataclass(frozen=True)
+class Selection:
+    """A constant index in the graph: the op `node` takes `places` of a dimension with `ids`."""
+
+    node: fx.Node
+    places: NDArray[np.int64]
+    ids: Ids
+
+
 class Flow:
     """The ids of a whole graph while the rules walk over it.
 
@@ -135,6 +146,7 @@ class Flow:
         self.values: dict[fx.Node, Value] = {}  # what is known of every node of the graph
         self.boxes: list[Box] = []
         self.literals: list[Literal] = []
+        self.selections: list[Selection] = []
         self._marked: dict[str, list[Ids]] = {}
 
     def tensor(self, name: str, shape: Shape) -> Labels:
@@ -172,6 +184,11 @@ class Flow:
         """Record that a number in the graph is the length of a dimension with `ids`."""
         if call.node is not None and ids is not None:
             self.literals.append(Literal(call.node, name, index, ids))
+
+    def select(self, call: Call, places: NDArray[np.int64], ids: Ids) -> None:
+        """Record that an index in the graph counts places of a dimension with `ids`."""
+        if call.node is not None:
+            self.selections.append(Selection(call.node, places, ids))
 
     def mark(self, ids: Ids | None, what: str) -> None:
         """Remember that `ids` are seen in the part `what`: a role, "head", or "joined" by an addition."""

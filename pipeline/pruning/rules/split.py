@@ -102,9 +102,13 @@ def select(flow: Flow, call: Call) -> Value:
 
 @rule("index_select", "gather", "take_along_dim")
 def index_select(flow: Flow, call: Call) -> Labels:
-    """Take places of a dimension in the order of an index, which counts them: all stay."""
+    """Take places of a dimension in the order of an index, which counts them: all stay, unless it can be rewritten."""
     x = call.x
     dim = (call.get("dim") or 0) % len(x.shape)
+    ids, places = x.dims[dim], call["index"].places
+    if call.op == "index_select" and ids is not None and places is not None:
+        flow.select(call, places, ids)
+        return x.with_dim(dim, call.shape[dim], ids[places])
     flow.keep(x.dims[dim], reason=call.reason)
     flow.keep(*call["index"].dims, reason=call.reason)
     if call.op != "index_select":
