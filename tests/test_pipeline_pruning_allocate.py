@@ -51,7 +51,7 @@ def test_rounding_is_to_the_nearest_and_empties_nothing(
     widths: list[int], ratio: float, round_to: int, min_width: int
 ) -> None:
     groups = [group(w) for w in widths]
-    wanted = local_wants(groups, ratio)
+    wanted = local_wants(groups, [], ratio)
     for g, want, kept in zip(groups, wanted, rounded(groups, wanted, round_to, min_width), strict=True):
         options = allowed(g, round_to, min_width)
         assert kept in options
@@ -61,7 +61,7 @@ def test_rounding_is_to_the_nearest_and_empties_nothing(
 
 def test_ties_do_not_add_up() -> None:
     groups = [group(24)] * 10
-    kept = rounded(groups, local_wants(groups, 0.5), 8, 1)
+    kept = rounded(groups, local_wants(groups, [], 0.5), 8, 1)
     assert sorted(set(kept)) == [8, 16]
     assert sum(kept) == 120
 
@@ -84,7 +84,7 @@ def test_a_step_that_jumps_the_goal_is_taken_group_by_group() -> None:
     def removed(keep: tuple[int, ...]) -> float:
         return 1 - sum(keep) / 160
 
-    kept = closest(lambda r: rounded(groups, local_wants(groups, r), 16, 1), removed, 0.3)
+    kept = closest(lambda r: rounded(groups, local_wants(groups, [], r), 16, 1), removed, 0.3)
     assert kept == (16,) * 10
-    kept = closest(lambda r: rounded(groups, local_wants(groups, r), 8, 1), removed, 0.3)
+    kept = closest(lambda r: rounded(groups, local_wants(groups, [], r), 8, 1), removed, 0.3)
     assert removed(kept) == pytest.approx(0.3)
