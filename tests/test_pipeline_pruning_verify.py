@@ -48,9 +48,7 @@ def test_a_wrong_plan_fails_the_proof() -> None:
     found = structure(flow := walk(captured := capture(model, x)))
     (group,) = found.groups
     reference = Reference(captured, flow, found.alive({group.name: (0, 1, 2, 3)}), tensors(model))
-    right, wrong = (
-        make(found, {group.name: units}, captured.shapes, {}, {}) for units in ((0, 1, 2, 3), (0, 1, 2, 4))
-    )
+    right, wrong = (make(found, {group.name: units}, captured.shapes, {}, {}) for units in ((0, 1, 2, 3), (0, 1, 2, 4)))
     assert prove(right.apply(model), reference, (x,)).holds
     proof = prove(wrong.apply(model), reference, (x,))
     assert not proof.holds
