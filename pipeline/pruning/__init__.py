@@ -6,9 +6,21 @@ same = Plan.load("plan.json").apply(fresh_model)
 """
 
 from pipeline.pruning.counters import Counts, count
+from pipeline.pruning.dead import DeadResult, remove_dead
 from pipeline.pruning.engine import PruneResult, prune
 from pipeline.pruning.plan import Plan, replay
 from pipeline.pruning.settings import Settings
 from pipeline.pruning.verify import Proof
 
-__all__ = ["Counts", "Plan", "Proof", "PruneResult", "Settings", "count", "prune", "replay"]
+__all__ = [
+    "Counts",
+    "DeadResult",
+    "Plan",
+    "Proof",
+    "PruneResult",
+    "Settings",
+    "count",
+    "prune",
+    "remove_dead",
+    "replay",
+]

@@ -10,6 +10,7 @@ from pipeline.pruning.groups import Group
 
 Scores = Sequence[NDArray[np.float64]]  # one array per group
 Keep = tuple[int, ...]  # units that stay, one number per group
+Rounding = tuple[int, int]  # multiples to round widths to, and the least width
 
 
 def allowed(group: Group, round_to: int, min_width: int) -> NDArray[np.int64]:
@@ -20,24 +21,48 @@ def allowed(group: Group, round_to: int, min_width: int) -> NDArray[np.int64]:
     return np.append(smaller[smaller >= least], group.units)
 
 
-def nearest(options: NDArray[np.int64], wanted: float, debt: float) -> int:
+def nearest(options: NDArray[np.float64], wanted: float, debt: float) -> float:
     """Return the option nearest to `wanted`; of two equally near ones the one that pays back `debt`.
 
     `debt` is what groups before this one kept beyond what they wanted, so that ties do not add up.
     """
     distance = np.abs(options - wanted)
     tied = options[distance <= distance.min() + 1e-9]
-    return int(tied[0] if debt > 0 else tied[-1])
+    return float(tied[0] if debt > 0 else tied[-1])
 
 
-def rounded(groups: Sequence[Group], wanted: Sequence[float], round_to: int, min_width: int) -> Keep:
-    """Round wanted unit counts to allowed ones."""
-    debt, keep = 0.0, []
-    for group, want in zip(groups, wanted, strict=True):
-        k = nearest(allowed(group, round_to, min_width), want, debt)
-        debt += (k - want) * group.channels_per_unit
-        keep.append(k)
-    return tuple(keep)
+def rounded(
+    groups: Sequence[Group], wanted: Sequence[float], rounding: Rounding, ties: Sequence[frozenset[str]] = ()
+) -> Keep:
+    """Round wanted unit counts to allowed ones. The groups of a tie keep one share of their units."""
+    debt, keep = 0.0, dict[str, int]()
+    together = {name: tie for tie in ties for name in tie}
+    by_name = {group.name: (group, want) for group, want in zip(groups, wanted, strict=True)}
+    for group in groups:
+        if group.name in keep:
+            continue
+        some = [by_name[name] for name in sorted(together.get(group.name, {group.name})) if name in by_name]
+        whole = sum(g.channels for g, _ in some)
+        share = sum(w * g.channels_per_unit for g, w in some) / whole
+        options = _common(together.get(group.name), some, rounding) if len(some) > 1 else _alone(group, rounding)
+        chosen = nearest(options, share, debt)
+        debt += (chosen - share) * whole
+        keep |= {g.name: round(chosen * g.units) for g, _ in some}
+    return tuple(keep[group.name] for group in groups)
+
+
+def _alone(group: Group, rounding: Rounding) -> NDArray[np.float64]:
+    return allowed(group, *rounding) / group.units
+
+
+def _common(tie: frozenset[str] | None, some: Sequence[tuple[Group, float]], rounding: Rounding) -> NDArray[np.float64]:
+    """Return the shares that all groups of a tie can keep; all of it where one of them is to stay whole."""
+    if tie is None or len(some) < len(tie):
+        return np.ones(1)
+    steps = gcd(*(g.units for g, _ in some))
+    shares = np.arange(1, steps + 1) / steps
+    fits = [np.isin(np.round(shares * g.units).astype(int), allowed(g, *rounding)) for g, _ in some]
+    return shares[np.logical_and.reduce(fits)]
 
 
 def local_wants(groups: Sequence[Group], _: Scores, ratio: float) -> list[float]:

@@ -17,9 +17,9 @@ from torch import nn
 from pipeline.pruning.rules.base import Flow, Literal
 from pipeline.pruning.trace import arguments, module_of
 
-EXACT, MULTIPLE, PART, NONE = GUESSES = range(4)  # what an attribute is of a number; NONE: it stays
+NONE, EXACT, MULTIPLE, PART = GUESSES = range(4)  # what an attribute is of a number; with NONE it stays as it is
 
-Guesses = Mapping[type, int]  # class of modules -> guess, EXACT where there is none
+Guesses = Mapping[type, int]  # class of modules -> guess, NONE where there is none
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def attributes(
         if _written(change) != change.old:
             continue  # worked out when the model runs: -1, or all that there is
         module = model.get_submodule(change.module)
-        for attribute, index, value in _places(module, change, guesses.get(type(module), EXACT)):
+        for attribute, index, value in _places(module, change, guesses.get(type(module), NONE)):
             wanted.setdefault((change.module, attribute, index), set()).add(value)
     result: dict[str, dict[str, Any]] = {}
     for (name, attribute, index), values in wanted.items():
@@ -87,7 +87,7 @@ def _places(module: nn.Module, change: Change, guess: int) -> list[tuple[str, in
     numbers = {k: v for k, v in held.items() if type(v) is int and v > 0}
     if numbers.get(name) == old:
         return [(name, None, new)]
-    several = [k for k, v in held.items() if index is not None and _entry(v, index) == old]
+    several = [k for k, v in held.items() if index is not None and _is_list(v, change)]
     if name in several:
         return [(name, index, new)]
     if type(module).__module__.startswith("torch.") or guess == NONE:
@@ -100,9 +100,10 @@ def _places(module: nn.Module, change: Change, guess: int) -> list[tuple[str, in
     return [place for place in found if place[0] in read]
 
 
-def _entry(value: Any, index: int) -> Any:
-    """Return an entry of a tuple or list, None of anything else."""
-    return value[index] if isinstance(value, tuple | list) and len(value) > index else None
+def _is_list(value: Any, change: Change) -> bool:
+    """Whether an attribute holds all the numbers that the number in question is one of."""
+    written = arguments(change.literal.node).get(change.literal.name)
+    return isinstance(value, tuple | list) and isinstance(written, tuple | list) and [*value] == [*written]
 
 
 def _names_read(kind: type) -> set[str]:

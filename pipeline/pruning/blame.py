@@ -10,7 +10,7 @@ from pipeline.pruning.attributes import changes
 from pipeline.pruning.channels import Ids
 from pipeline.pruning.groups import Structure
 from pipeline.pruning.rules.base import Flow, Labels
-from pipeline.pruning.trace import module_of, op_name
+from pipeline.pruning.trace import module_of, op_name, stack_of
 from pipeline.pruning.verify import Proof
 
 
@@ -20,6 +20,7 @@ class Blame:
 
     groups: frozenset[str]
     kind: type | None = None
+    here: frozenset[str] = frozenset()  # of the groups, those that the one module which failed has a size of
 
 
 def blame(model: nn.Module, flow: Flow, structure: Structure, kept: Mapping[str, Sequence[int]], proof: Proof) -> Blame:
@@ -36,7 +37,8 @@ def blame(model: nn.Module, flow: Flow, structure: Structure, kept: Mapping[str,
             ops = {(op_name(c.literal.node), c.literal.name) for c in here}
             alike = [c for c in changed if type(model.get_submodule(c.module)) is kind]
             same = [c.literal.ids for c in alike if (op_name(c.literal.node), c.literal.name) in ops]
-            return Blame(_owners(structure, same, kept), kind)
+            mine = [c.literal.ids for c in here]
+            return Blame(_owners(structure, same, kept), kind, _owners(structure, mine, kept))
     for name in proof.failed_in:
         labels = [v for node, v in flow.values.items() if module_of(node) == name and isinstance(v, Labels)]
         owners = _owners(structure, [ids for v in labels for ids in v.dims if ids is not None], kept)
@@ -51,3 +53,38 @@ def _owners(structure: Structure, dims: Sequence[Ids], kept: Mapping[str, Sequen
     classes = np.unique(structure.roots[ids[ids >= 0]])
     cut = [g for g in structure.groups if len(kept.get(g.name, g.classes)) < g.units]
     return frozenset(g.name for g in cut if np.isin(g.classes, classes).any())
+
+
+def ties(model: nn.Module, flow: Flow, structure: Structure, kind: type) -> list[frozenset[str]]:
+    """Return sets of groups that modules of a class may need to keep the same share of.
+
+    A forward that views what its heads made as the width of its input, `reshape(B, N, C)`, needs the two to be
+    equally long however many heads are left: so do all dimensions of one length in such a module, where it
+    has that length written into it.
+    """
+    found = []
+    for name in {n for n, module in model.named_modules() if type(module) is kind}:
+        nodes = [n for n in flow.values if name in (inner.partition("@")[0] for inner in stack_of(n))]
+        seen = {*nodes, *(source for n in nodes for source in n.all_input_nodes)}
+        dims = [ids for n in seen if isinstance(v := flow.values.get(n), Labels) for ids in v.dims if ids is not None]
+        written = {len(literal.ids) for literal in flow.literals if module_of(literal.node) == name}
+        for length in written:
+            owners = {_only_owner(structure, ids) for ids in dims if len(ids) == length} - {None}
+            if len(owners) > 1:
+                found.append(frozenset(o for o in owners if o))
+    return merged(found)
+
+
+def merged(sets: Sequence[frozenset[str]]) -> list[frozenset[str]]:
+    """Join sets that share a member."""
+    result: list[frozenset[str]] = []
+    for one in sets:
+        touching = [other for other in result if other & one]
+        result = [other for other in result if not other & one] + [one.union(*touching)]
+    return result
+
+
+def _only_owner(structure: Structure, ids: Ids) -> str | None:
+    """Return the group that all channels of a dimension are of."""
+    classes = np.unique(structure.roots[ids[ids >= 0]])
+    return next((g.name for g in structure.groups if np.isin(classes, g.classes).all()), None)

@@ -75,15 +75,21 @@ def cost(structure: Structure, terms: Mapping[str, Sequence[Work]]) -> Cost:
 
 def of_network(captured: Captured, flow: Flow, structure: Structure) -> Cost:
     """Return what counts: "macs", "params" (each tensor once) and "bytes" (parameters and buffers)."""
-    held = {
-        name: (tuple(Extent(n, ids) for n, ids in zip(t.shape, t.dims, strict=True)), captured.itemsizes[name])
-        for name, t in flow.tensors.items()
+    return cost(structure, _counted(captured, flow))
+
+
+def total(captured: Captured) -> dict[str, int]:
+    """Return the same figures for a network as it is."""
+    return {what: sum(item.macs for item in items) for what, items in _counted(captured, None).items()}
+
+
+def _counted(captured: Captured, flow: Flow | None) -> dict[str, Sequence[Work]]:
+    """Return the products that each figure is a sum of."""
+    blank = {name: (None,) * len(shape) for name, shape in captured.shapes.items()}
+    dims = {name: flow.tensors[name].dims for name in captured.shapes} if flow else blank
+    held = {n: tuple(map(Extent, shape, dims[n])) for n, shape in captured.shapes.items()}
+    return {
+        "macs": work(captured, flow.values if flow else None),
+        "params": [Work(name, 1, extents) for name, extents in held.items() if name in captured.parameters],
+        "bytes": [Work(name, captured.itemsizes[name], extents) for name, extents in held.items()],
     }
-    return cost(
-        structure,
-        {
-            "macs": work(captured, flow.values),
-            "params": [Work(name, 1, dims) for name, (dims, _) in held.items() if name in captured.parameters],
-            "bytes": [Work(name, size, dims) for name, (dims, size) in held.items()],
-        },
-    )

@@ -5,7 +5,7 @@ recurrent layers count; biases, norms, activations and pooling do not.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -31,6 +31,7 @@ class Work:
     name: str
     times: int
     extents: tuple[Extent, ...]
+    node: str = ""  # of the graph
 
     @property
     def macs(self) -> int:
@@ -59,7 +60,7 @@ def work(captured: Captured, values: Mapping[fx.Node, Value] | None = None) -> t
     """Return every op of the graph that multiplies, in order; with ids where `values` has labels of the nodes."""
     reader = _Reader(captured, values or {})
     return tuple(
-        item
+        replace(item, node=node.name)
         for node in captured.graph.nodes
         if node.op == "call_function" and op_name(node) in _WORK
         for item in _WORK[op_name(node)](node, reader)

@@ -1,7 +1,7 @@
 """Structured pruning of any network that `torch.export` captures: plan, cut, prove."""
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,18 +11,20 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.plugins import find
 from pipeline.pruning import allocate, costs, plan
-from pipeline.pruning.attributes import EXACT, GUESSES, Guesses, attributes, changes
-from pipeline.pruning.blame import blame
+from pipeline.pruning.attributes import GUESSES, NONE, Guesses, attributes, changes
+from pipeline.pruning.blame import blame, merged, ties
 from pipeline.pruning.criteria.base import Criterion, Evidence
 from pipeline.pruning.groups import Group, Structure, ignore, structure
 from pipeline.pruning.plan import Plan
 from pipeline.pruning.reference import Reference
 from pipeline.pruning.rules.base import Flow
 from pipeline.pruning.settings import Settings
+from pipeline.pruning.shorten import Shorter, shorten
 from pipeline.pruning.surgery import tensors
 from pipeline.pruning.trace import Captured, Inputs, as_inputs, capture, walk
 from pipeline.pruning.verify import Proof, comparable, culprits, lively, prove
 
+UNPROVEN_DEPTH = "proof of removal"  # its key for modules that could not be removed after all
 NEAR = 0.01  # how far from the share asked for the same share of every group may end, before others make up for it
 UNPROVEN = "proof"  # the key of PruneResult.frozen for what would have broken the model's forward
 
@@ -62,6 +64,7 @@ class _Job:
     structure: Structure
     scores: Mapping[str, NDArray[np.float64]]
     cost: costs.Cost
+    whole: Mapping[str, int]  # what the model cost before any module was removed
     settings: Settings
 
     def groups(self, without: Collection[str] = ()) -> tuple[Group, ...]:
@@ -69,18 +72,17 @@ class _Job:
         kinds = self.settings.granularity
         return tuple(g for g in self.structure.groups if g.kind in kinds and g.name not in without)
 
-    def widths(self, groups: tuple[Group, ...]) -> allocate.Keep:
+    def widths(self, groups: tuple[Group, ...], ties: Sequence[frozenset[str]]) -> allocate.Keep:
         """Return how many units each of `groups` keeps; all others keep theirs."""
         s = self.settings
         scores = [self.scores[g.name] for g in groups]
+        rounding = s.round_to, s.min_width
 
         def keep_at(ratio: float) -> allocate.Keep:
-            wanted = allocate.WANTS[s.scope](groups, scores, ratio)
-            return allocate.rounded(groups, wanted, s.round_to, s.min_width)
+            return allocate.rounded(groups, allocate.WANTS[s.scope](groups, scores, ratio), rounding, ties)
 
         if isinstance(s.ratio, Mapping):
-            wanted = [g.units * (1 - s.ratio_of(g.name)) for g in groups]
-            return allocate.rounded(groups, wanted, s.round_to, s.min_width)
+            return allocate.rounded(groups, [g.units * (1 - s.ratio_of(g.name)) for g in groups], rounding, ties)
         if s.target == "ratio" and s.scope == "local":
             keep = keep_at(s.ratio)
             goal = s.ratio * sum(g.channels for g in groups) / max(self.structure.channels, 1)
@@ -94,13 +96,13 @@ class _Job:
         if self.settings.target == "ratio":
             gone = sum((g.units - k) * g.channels_per_unit for g, k in zip(groups, keep, strict=True))
             return gone / max(self.structure.channels, 1)
-        before, after = self.cost.after((), ()), self.cost.after(groups, keep)
-        return 1 - after[self.settings.target] / max(before[self.settings.target], 1)
+        target = self.settings.target
+        return 1 - self.cost.after(groups, keep)[target] / max(self.whole[target], 1)
 
-    def choose(self, without: Collection[str]) -> Kept:
+    def choose(self, without: Collection[str], ties: Sequence[frozenset[str]]) -> Kept:
         """Return the units that stay, by group, where the groups `without` are left whole."""
         groups = self.groups(without)
-        keep = self.widths(groups)
+        keep = self.widths(groups, ties)
         return {g.name: allocate.best(self.scores[g.name], k) for g, k in zip(groups, keep, strict=True)}
 
     def plan(self, kept: Kept, guesses: Guesses) -> Plan:
@@ -127,13 +129,32 @@ def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **sett
     """
     chosen = Settings(**settings)
     inputs = as_inputs(example_inputs)
+    real = None if real_inputs is None else as_inputs(real_inputs)
     captured = capture(model, inputs)
+    whole = costs.total(captured)
+    shorter = shorten(model, captured, chosen, inputs, real) if chosen.depth else None
+    if shorter is not None and shorter.removed:
+        model, captured = shorter.model, capture(shorter.model, inputs)
     flow = walk(captured, editable=chosen.form == "graph")
     ignore(flow, chosen.ignore)
     found = structure(flow, heads="head" in chosen.granularity)
     cost = costs.of_network(captured, flow, found)
-    job = _Job(model, lively(model), captured, flow, found, _scores(model, found, chosen), cost, chosen)
-    return _proved(job, inputs, None if real_inputs is None else as_inputs(real_inputs))
+    job = _Job(model, lively(model), captured, flow, found, _scores(model, found, chosen), cost, whole, chosen)
+    return _with_depth(_proved(job, inputs, real), shorter)
+
+
+def _with_depth(result: PruneResult, shorter: Shorter | None) -> PruneResult:
+    """Add what was removed before the channels to the plan and the proof."""
+    if shorter is None:
+        return result
+    alone = not set(result.settings.granularity) - set(result.settings.depth)
+    return replace(
+        result,
+        plan=replace(result.plan, removed=shorter.removed),
+        proof=result.proof.worse(shorter.proof),
+        achieved=shorter.share if alone and result.settings.target == "ratio" else result.achieved,
+        frozen={**result.frozen, **({UNPROVEN_DEPTH: shorter.unproven} if shorter.unproven else {})},
+    )
 
 
 def _scores(model: nn.Module, found: Structure, settings: Settings) -> dict[str, NDArray[np.float64]]:
@@ -152,6 +173,7 @@ def _scores(model: nn.Module, found: Structure, settings: Settings) -> dict[str,
 def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
     """Plan until the proof holds: guess again where sizes come from, then leave whole the groups that fail it."""
     guesses: dict[type, int] = {}
+    tied: dict[type, list[frozenset[str]]] = {}
     unproven: set[str] = set()
 
     def attempt(kept: Kept) -> tuple[Plan, nn.Module, Proof]:
@@ -163,23 +185,27 @@ def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
         return lambda names: attempt({n: kept[n] for n in names})[2].holds
 
     while True:
-        kept = job.choose(unproven)
+        kept = job.choose(unproven, merged([tie for some in tied.values() for tie in some]))
         made, pruned, proof = attempt(kept)
         cut = [g.name for g in job.groups(unproven) if len(kept[g.name]) < g.units]
         if proof.holds or not cut:
             final = pruned if job.probe is job.model else made.apply(job.model)
             return _result(job, kept, made, final, proof, unproven)
         found = blame(job.model, job.flow, job.structure, kept, proof)
-        if found.kind and guesses.get(found.kind, EXACT) + 1 < len(GUESSES):
-            guesses[found.kind] = guesses.get(found.kind, EXACT) + 1
+        if found.kind and (following := guesses.get(found.kind, NONE) + 1) < len(GUESSES):
+            guesses[found.kind] = following
+        elif found.kind and found.kind not in tied:
+            tied[found.kind] = ties(job.model, job.flow, job.structure, found.kind)
+            guesses[found.kind] = NONE
         else:
-            unproven |= (found.groups & set(cut)) or set(culprits(cut, holds(kept)) or cut)
+            guilty = found.here if found.kind and tied[found.kind] else found.groups
+            unproven |= (guilty & set(cut)) or set(culprits(cut, holds(kept)) or cut)
 
 
 def _result(job: _Job, kept: Kept, made: Plan, pruned: nn.Module, proof: Proof, unproven: set[str]) -> PruneResult:
     groups = tuple(g for g in job.structure.groups if g.name in kept)
     keep = tuple(len(kept[g.name]) for g in groups)
-    before, after = job.cost.after((), ()), job.cost.after(groups, keep)
+    before, after = job.whole, job.cost.after(groups, keep)
     failed = tuple(m.tensor for g in job.structure.groups if g.name in unproven for m in g.producers)
     everything = job.groups()
     requested = job.settings.ratio

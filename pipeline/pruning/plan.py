@@ -3,10 +3,9 @@
 It replays on a freshly built model in another process, without tracing and without the data it was made from.
 """
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +16,7 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.pruning import surgery
 from pipeline.pruning.channels import Ids
+from pipeline.pruning.depth import without
 from pipeline.pruning.groups import Group, Structure
 from pipeline.pruning.rules.base import Shape
 
@@ -34,8 +34,9 @@ def spans(positions: Iterable[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
 
 
+@lru_cache(maxsize=1024)  # the tensors of a group repeat it
 def positions(text: str) -> Ids:
-    """Read what `spans` wrote."""
+    """Read what `spans` wrote. The array is shared: do not write to it."""
     ends = [part.split("-") for part in text.split(",")]
     return np.concatenate([np.arange(int(pair[0]), int(pair[-1]) + 1) for pair in ends])
 
@@ -79,6 +80,7 @@ class Plan:
 
     schema: Literal["edgesmith.plan/2"] = "edgesmith.plan/2"
     settings: dict[str, Any]
+    removed: tuple[Name, ...] = ()  # modules that pass their input on
     groups: tuple[GroupCut, ...]
     attributes: dict[str, dict[str, int | tuple[int, ...]]] = field(
         default_factory=dict
@@ -116,13 +118,14 @@ class Plan:
 
         Raises UserError if the model lacks a tensor that the plan cuts, or has it in another shape.
         """
-        surgery.check(model, self.shapes)
-        return surgery.cut(model, self.kept, self.attributes)
+        shorter = without(model, self.removed) if self.removed else model
+        surgery.check(shorter, self.shapes)
+        return surgery.cut(shorter, self.kept, self.attributes)
 
     def mask(self, model: nn.Module) -> nn.Module:
         """Return a copy of `model` in its full size with the same channels set to zero. Raises as `apply`."""
-        surgery.check(model, self.shapes)
-        masked = copy.deepcopy(model)
+        masked = without(model, self.removed)
+        surgery.check(masked, self.shapes)
         surgery.zero(masked, self.kept)
         return masked
 

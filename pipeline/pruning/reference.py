@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
-from torch.export.graph_signature import OutputKind
 
 from pipeline.pruning.channels import Ids
-from pipeline.pruning.rules.base import Flow, Labels
+from pipeline.pruning.interpret import GraphRunner
+from pipeline.pruning.rules.base import Flow, Labels, Literal
 from pipeline.pruning.trace import Captured, arguments, op_name
 
 _OPS = """layer_norm rms_norm group_norm batch_norm mean sum amax amin max min logsumexp var std linalg_vector_norm norm
@@ -23,30 +23,15 @@ _OPS = """layer_norm rms_norm group_norm batch_norm mean sum amax amin max min l
 OVER_CHANNELS = frozenset(_OPS.split())
 
 
-class Reference(fx.Interpreter):
+class Reference(GraphRunner):
     """Runs a captured graph with the channels that are not `alive` at zero."""
 
     def __init__(self, captured: Captured, flow: Flow, alive: NDArray[np.bool_], state: Mapping[str, Tensor]) -> None:
-        super().__init__(captured.program.graph_module)
-        self._captured, self._flow, self._alive = captured, flow, alive
-        self._state = {name: self._zeroed(name, tensor) for name, tensor in state.items() if name in flow.tensors}
-        self._literals: dict[fx.Node, list[Any]] = {}
+        self._flow, self._alive = flow, alive
+        super().__init__(captured, {n: self._zeroed(n, tensor) for n, tensor in state.items() if n in flow.tensors})
+        self._literals: dict[fx.Node, list[Literal]] = {}
         for literal in flow.literals:
             self._literals.setdefault(literal.node, []).append(literal)
-
-    def outputs(self, leaves: Sequence[Any]) -> list[Tensor]:
-        """Run on the flattened inputs of the model; return its output tensors, flattened."""
-        rest = iter(leaves)
-        constants, names = self._captured.constants, self._captured.tensors
-        feeds = [
-            self._state[names[n.name]] if n.name in names else constants[n.name] if n.name in constants else next(rest)
-            for n in self.graph.nodes
-            if n.op == "placeholder"
-        ]
-        results = self.run(*feeds)
-        specs = self._captured.program.graph_signature.output_specs
-        shown = [r for r, spec in zip(results, specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
-        return [r for r in shown if isinstance(r, Tensor)]
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one op; on the channels that stay alone if it runs over channels and some are gone."""
@@ -57,11 +42,13 @@ class Reference(fx.Interpreter):
         return super().run_node(n)
 
     def _zeroed(self, name: str, tensor: Tensor) -> Tensor:
-        result = tensor.detach()
-        for dim, ids in enumerate(self._flow.tensors[name].dims):
-            if ids is not None and not (stays := self._alive[ids]).all():
-                gone = torch.from_numpy(np.flatnonzero(~stays)).to(result.device)
-                result = result.index_fill(dim, gone, 0)
+        dims = self._flow.tensors[name].dims
+        gone = {d: np.flatnonzero(~self._alive[ids]) for d, ids in enumerate(dims) if ids is not None}
+        if not any(len(positions) for positions in gone.values()):
+            return tensor.detach()
+        result = tensor.detach().clone()
+        for dim, positions in gone.items():
+            result.index_fill_(dim, torch.from_numpy(positions).to(result.device), 0)
         return result
 
     def _stays(self, node: fx.Node) -> dict[int, Tensor]:

@@ -6,9 +6,11 @@ from fnmatch import fnmatchcase
 
 from pipeline.errors import UserError
 from pipeline.plugins import did_you_mean
+from pipeline.pruning.depth import BLOCK, LAYER
 from pipeline.pruning.groups import FILTER, HEAD, STAGE
 
 CHANNELS = (FILTER, STAGE, HEAD)
+DEPTH = (BLOCK, LAYER)
 CHOICES = {
     "scope": ("local", "isomorphic", "global"),
     "target": ("ratio", "macs", "params", "bytes"),
@@ -25,7 +27,10 @@ class Settings:
     a group's name counts and groups that none fits stay whole.
 
     `granularity` says what may go: "filter" (channels that one layer makes), "stage" (channels of a whole
-    residual stage, one index set for all its layers), "head" (attention heads).
+    residual stage, one index set for all its layers), "head" (attention heads); and whole modules, those of
+    least influence first: "block" (residual blocks), "layer" (modules whose output is shaped like their input).
+    With both channels and modules, `ratio` of the modules and of the channels go; of a cost, modules take up to
+    half of what is asked for and channels the rest.
 
     `scope` "local" takes the same share of every group; "global" ranks the units of all groups by score
     relative to their group's mean; "isomorphic" does so among groups of equal structure only.
@@ -58,10 +63,31 @@ class Settings:
         for key, known in CHOICES.items():
             _check(key, getattr(self, key), known)
         for value in self.granularity:
-            _check("granularity", value, CHANNELS)
+            _check("granularity", value, (*CHANNELS, *DEPTH))
         for key in ("round_to", "min_width"):
             if (number := getattr(self, key)) < 1:
                 raise UserError(f"{key}: must be at least 1, got {number}")
+
+    @property
+    def depth(self) -> tuple[str, ...]:
+        """The kinds of whole modules that may go."""
+        return tuple(kind for kind in self.granularity if kind in DEPTH)
+
+    @property
+    def depth_share(self) -> float:
+        """The share of the target that whole modules are to take."""
+        if isinstance(self.ratio, Mapping):
+            raise UserError("ratio: shares per layer are of channels; give one number to remove blocks or layers")
+        mixed = len(self.depth) < len(self.granularity) and self.target != "ratio"
+        return self.ratio / 2 if mixed else self.ratio
+
+    def ignores(self, name: str) -> bool:
+        """Whether `ignore` names a module, one that it is in, or one in it."""
+        parts = name.split(".")
+        paths = [".".join(parts[: i + 1]) for i in range(len(parts))]
+        return any(fnmatchcase(p, pattern) for p in paths for pattern in self.ignore) or any(
+            pattern.startswith(f"{name}.") for pattern in self.ignore
+        )
 
     def ratio_of(self, name: str) -> float:
         """Return the share that a group is to lose."""

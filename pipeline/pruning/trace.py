@@ -160,11 +160,15 @@ def op_name(node: fx.Node) -> str:
     return name if name.startswith("_") and name.endswith("__") else name.rstrip("_")
 
 
+def stack_of(node: fx.Node) -> list[str]:
+    """Return the modules whose forwards an op was called in, outermost first; "name@1" for a second call."""
+    return [str(name) for name, _ in (node.meta.get("nn_module_stack") or {}).values()]
+
+
 def module_of(node: fx.Node) -> str:
     """Return the name of the innermost module whose forward called the op, empty for the model's own."""
-    stack = node.meta.get("nn_module_stack") or {}
-    names = [str(name).partition("@")[0] for name, _ in stack.values()]
-    return names[-1] if names else ""
+    names = stack_of(node)
+    return names[-1].partition("@")[0] if names else ""
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pipeline.errors import UserError
-from pipeline.pruning.reference import Reference
+from pipeline.pruning.interpret import GraphRunner
 from pipeline.pruning.trace import FORWARD_ERRORS, Inputs, evaluating
 
 TOLERANCE = 1e-4
@@ -33,13 +33,18 @@ class Proof:
         """The larger of the errors."""
         return max(self.random, self.real or 0.0)
 
+    def worse(self, other: "Proof") -> "Proof":
+        """Return the larger errors of two proofs that both hold."""
+        real = [p.real for p in (self, other) if p.real is not None]
+        return Proof(max(self.random, other.random), max(real) if real else None)
+
     @property
     def holds(self) -> bool:
         """Whether the pruned model runs and equals the masked one to 1e-4."""
         return not self.failure and self.max_rel_error <= TOLERANCE
 
 
-def prove(pruned: nn.Module, reference: Reference, example: Inputs, real: Inputs | None = None) -> Proof:
+def prove(pruned: nn.Module, reference: GraphRunner, example: Inputs, real: Inputs | None = None) -> Proof:
     """Compare a pruned model with its reference in evaluation mode; both are in float32 where they were in half.
 
     Raises UserError where `real` has not the shapes of `example` in all but the first dimension.

@@ -1,0 +1,31 @@
+"""Run a captured graph op by op, with other weights or other ops where a subclass says so."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, fx
+from torch.export.graph_signature import OutputKind
+
+from pipeline.pruning.trace import Captured
+
+
+class GraphRunner(fx.Interpreter):
+    """Runs a captured graph. `state` holds parameters and buffers by their first name in the model."""
+
+    def __init__(self, captured: Captured, state: Mapping[str, Tensor]) -> None:
+        super().__init__(captured.program.graph_module)
+        self._captured, self._state = captured, state
+
+    def outputs(self, leaves: Sequence[Any]) -> list[Tensor]:
+        """Run on the flattened inputs of the model; return its output tensors, flattened."""
+        rest = iter(leaves)
+        constants, names = self._captured.constants, self._captured.tensors
+        feeds = [
+            self._state[names[n.name]] if n.name in names else constants[n.name] if n.name in constants else next(rest)
+            for n in self.graph.nodes
+            if n.op == "placeholder"
+        ]
+        results = self.run(*feeds)
+        specs = self._captured.program.graph_signature.output_specs
+        shown = [r for r, spec in zip(results, specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
+        return [r for r in shown if isinstance(r, Tensor)]
