@@ -4,23 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rule_calls import activation, run
 
 from pipeline.pruning.boxes import settle
 from pipeline.pruning.groups import roles
 from pipeline.pruning.rules.base import Call, Flow, Labels, Role, rule, rules, unknown
-
-
-def run(flow: Flow, op: str, shape: tuple[int, ...], **arguments: object) -> Labels:
-    result = rules()[op](flow, Call(op, arguments, (shape,)))
-    assert isinstance(result, Labels)
-    assert len(result.dims) == len(shape)
-    assert all(ids is None or len(ids) == n for ids, n in zip(result.dims, shape, strict=True))
-    return result
-
-
-def activation(flow: Flow, *shape: int, channels: int = 1) -> Labels:
-    dims = tuple(flow.channels.fresh(n) if d == channels else None for d, n in enumerate(shape))
-    return Labels(shape, dims)
 
 
 def test_rules_of_every_file_are_found_and_may_not_clash() -> None:
