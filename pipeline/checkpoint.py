@@ -84,6 +84,18 @@ def plans_in(folder: Path) -> list["Plan"]:
     return plans
 
 
+def plans_at(path: Path) -> list["Plan"]:
+    """The plans of a model's folder, or the one in a file. Raises UserError where there is none."""
+    from pipeline.pruning.plan import Plan
+
+    if not path.is_dir():
+        return [Plan.load(path)]
+    found = plans_in(path)
+    if not found:
+        raise UserError(f"{path} has no plan.json; give a plan, or a folder that prune or finetune wrote")
+    return found
+
+
 def _plan_name(number: int) -> str:
     return "plan.json" if number == 1 else f"plan-{number}.json"
 

@@ -25,6 +25,8 @@ from pipeline.plugins import find
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, scheme_of
 from pipeline.references import DataSpec
+from pipeline.report import widths
+from pipeline.report.cuts import pruned
 from pipeline.report.markdown import markdown
 from pipeline.report.schema import Report
 from pipeline.stages.compile import MODEL
@@ -110,6 +112,8 @@ def write(out: Path, report: Report, done: Mapping[str, Artifact], job: Job) -> 
         json_text = report.model_dump_json(by_alias=True, indent=1)
         (temporary / "report.json").write_text(json_text + "\n", encoding="utf-8")
         (temporary / "report.md").write_text(markdown(report), encoding="utf-8")
+        if found := pruned(report):
+            (temporary / widths.FILE).write_text(widths.picture(found[1], report.recipe), encoding="utf-8")
         shapes = shapes_of(onnx.load(done["export"].path / "model.onnx"))
         manifest = _manifest(temporary, report, shapes, job)
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")

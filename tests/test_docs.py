@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -50,6 +51,30 @@ def test_the_page_on_your_own_model_works_as_written(tmp_path: Path) -> None:
         assert done.returncode == 0, f"edgesmith {' '.join(args)}\n{done.stderr}"
     assert (tmp_path / "artifacts/recipe/cpu/report.md").is_file()
     assert (tmp_path / "artifacts/recipe/mobile/model/model.ort").is_file()
+
+
+def test_the_page_on_pruning_works_as_written(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "pruning.md"
+    code = "\n".join(text for _, kind, text in blocks(page) if kind == "python")
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "layer1.0.conv1 32 -> 16" in ran.stdout
+    write_project(tmp_path)
+    for line in commands(page):
+        done = run_cli(*shlex.split(line)[1:], cwd=tmp_path)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert (tmp_path / "pruned" / "widths.svg").is_file()
+
+
+def test_the_pictures_on_pruning_are_what_the_code_draws() -> None:
+    folder = ROOT / "docs" / "img"
+    script = runpy.run_path(str(folder / "draw.py"))
+    assert {path.stem for path in folder.glob("*.svg")} == set(script["PICTURES"])
+    for name, granularity in script["PICTURES"].items():
+        stale = f"{name}.svg: run python docs/img/draw.py"
+        assert (folder / f"{name}.svg").read_text(encoding="utf-8") == script["draw"](granularity), stale
 
 
 def dry_run(*args: str) -> str:

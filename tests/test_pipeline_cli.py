@@ -61,7 +61,7 @@ def test_a_run_with_nothing_to_do_imports_no_torch(deployed: Path, tmp_path: Pat
 
 def test_deploy_writes_what_it_promises(deployed: Path) -> None:
     out = deployed / "artifacts" / "recipe" / "cpu"
-    assert {p.name for p in out.iterdir()} == {"model", "report.json", "report.md", "manifest.json"}
+    assert {p.name for p in out.iterdir()} == {"model", "report.json", "report.md", "widths.svg", "manifest.json"}
     assert {"model.xml", "model.bin"} <= {p.name for p in (out / "model").iterdir()}
     manifest = json.loads((out / "manifest.json").read_text())
     listed = {name: entry["sha256"] for name, entry in manifest["files"].items()}
@@ -142,8 +142,14 @@ def test_each_stage_by_itself_on_plain_files(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "achieved ratio" in ok("prune", "recipe.yaml", "--out", "pruned")
+    told = ok("prune", "recipe.yaml", "--out", "pruned")
+    assert "16 → 8" in told
+    assert "channels: 50.0% asked for, 50.0% removed" in told
     assert json.loads((tmp_path / "pruned" / "plan.json").read_text())
+    assert "recipe: widths before and after" in (tmp_path / "pruned" / "widths.svg").read_text()
+    ok("prune", "recipe.yaml", "--from", "pruned", "--out", "again")
+    assert ok("diff", "pruned", "pruned/plan.json") == "the plans keep the same channels\n"
+    assert ok("diff", "pruned", "again") == "plan 2: only in the second\n"
     ok("finetune", "recipe.yaml", "--from", "pruned", "--out", "tuned")
     ok("calibrate", "tuned/model.onnx", "--data", "samples.npz", "--out", "ranges.json")
     ok("export", "tuned/model.onnx", "--ranges", "ranges.json", "--target", "mobile", "--out", "int8.onnx")
@@ -190,6 +196,9 @@ def test_jetson_without_a_device_fails_before_any_work_and_names_both_ways_out(p
         (["export", "none.onnx", "--out", "x.onnx"], "give --ranges"),
         (["export", "recipe.yaml", "--out", "nowhere/x.onnx"], "nowhere/x.onnx: no such file or directory"),
         (["compile", ".", "--out", "x"], "is a directory"),
+        (["diff", ".", "."], ". has no plan.json; give a plan, or a folder"),
+        (["diff", "none.json", "."], "cannot read the plan none.json"),
+        (["diff", "recipe.yaml", "."], "recipe.yaml is no pruning plan"),
         (["finetune", "recipe.yaml", "--from", ".", "--out", "x"], "has no weights.safetensors"),
         (["deploy", "recipe.yaml", "--set", "model.weights=nosuch.pkg:w.pt"], "there is no file"),
         (["deploy", "recipe.yaml", "--set", "stages.calibrate.options={percentle: 99}"], "no option 'percentle'"),

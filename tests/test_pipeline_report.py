@@ -11,10 +11,12 @@ from rich.console import Console
 
 from pipeline.errors import UserError
 from pipeline.report import table
+from pipeline.report.cuts import pruned
 from pipeline.report.files import read
 from pipeline.report.markdown import markdown
 from pipeline.report.schema import Report
 from pipeline.report.terminal import show
+from pipeline.report.widths import picture
 
 STAGES = ["source", "prune", "finetune", "calibrate", "export", "compile"]
 
@@ -81,6 +83,25 @@ def test_markdown_is_one_table_with_aligned_columns(report: Report) -> None:
     lines = [line for line in markdown(report).splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(STAGES)
     assert {line.count("|") for line in lines} == {len(table.HEADER) + 1}
+
+
+def test_the_report_leads_to_the_picture_of_the_pruned_layers(report: Report, deployed: Path) -> None:
+    found = pruned(report)
+    assert found is not None
+    stage, cut = found
+    assert stage == "prune"
+    assert cut.macs == (report.row("source").macs, report.row("prune").macs)
+    assert cut.params == (report.row("source").params, report.row("prune").params)
+    assert "- prune: every layer before and after in [widths.svg](widths.svg)\n" in markdown(report)
+    drawn = (deployed / "artifacts" / "recipe" / "cpu" / "widths.svg").read_text()
+    assert drawn == picture(cut, "recipe")
+
+
+def test_without_pruning_there_is_no_picture(report: Report) -> None:
+    rows = tuple(row.model_copy(update={"figures": {}}) for row in report.stages)
+    dense = report.model_copy(update={"stages": rows})
+    assert pruned(dense) is None
+    assert "widths.svg" not in markdown(dense)
 
 
 def test_a_value_cannot_break_the_table(report: Report) -> None:

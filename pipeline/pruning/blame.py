@@ -50,9 +50,9 @@ def blame(model: nn.Module, flow: Flow, structure: Structure, kept: Mapping[str,
 def _owners(structure: Structure, dims: Sequence[Ids], kept: Mapping[str, Sequence[int]]) -> frozenset[str]:
     """Return the groups that lose a channel on one of the dimensions."""
     ids = np.concatenate([*dims, np.empty(0, np.int64)])
-    classes = np.unique(structure.roots[ids[ids >= 0]])
-    cut = [g for g in structure.groups if len(kept.get(g.name, g.classes)) < g.units]
-    return frozenset(g.name for g in cut if np.isin(g.classes, classes).any())
+    numbers = np.unique(structure.owner[ids[ids >= 0]])
+    groups = [structure.groups[number] for number in numbers if number >= 0]
+    return frozenset(g.name for g in groups if len(kept.get(g.name, g.classes)) < g.units)
 
 
 def ties(model: nn.Module, flow: Flow, structure: Structure, kind: type) -> list[frozenset[str]]:
@@ -86,5 +86,5 @@ def merged(sets: Sequence[frozenset[str]]) -> list[frozenset[str]]:
 
 def _only_owner(structure: Structure, ids: Ids) -> str | None:
     """Return the group that all channels of a dimension are of."""
-    classes = np.unique(structure.roots[ids[ids >= 0]])
-    return next((g.name for g in structure.groups if np.isin(classes, g.classes).all()), None)
+    numbers = np.unique(structure.owner[ids[ids >= 0]])
+    return structure.groups[numbers[0]].name if len(numbers) == 1 and numbers[0] >= 0 else None

@@ -49,16 +49,13 @@ class Terms:
 
 def cost(structure: Structure, terms: Mapping[str, Sequence[Work]]) -> Cost:
     """Gather what is counted, e.g. {"macs": [...], "params": [...]}, over the groups of a network."""
-    group_of = np.full(len(structure.roots) + 1, -1, np.int64)
-    for column, group in enumerate(structure.groups):
-        group_of[group.classes] = column
     units = np.array([g.units for g in structure.groups], np.int64)
     lengths, losses = [1], [np.zeros(len(units), np.int64)]
 
     def number(extent: Extent) -> int:
         lengths.append(extent.length)
         ids = np.empty(0, np.int64) if extent.ids is None else extent.ids[extent.ids >= 0]
-        owners = group_of[structure.roots[ids]]
+        owners = structure.owner[ids]
         losses.append(np.bincount(owners[owners >= 0], minlength=len(units)) // units)
         return len(lengths) - 1
 

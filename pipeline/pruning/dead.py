@@ -6,7 +6,7 @@ dead channels still emit is a constant, and is folded exactly into what reads th
 """
 
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +16,16 @@ from torch import nn
 
 from pipeline.pruning import costs, plan
 from pipeline.pruning.analysis import Analysis, analyse
-from pipeline.pruning.attributes import EXACT, GUESSES, Guesses, attributes, changes
-from pipeline.pruning.blame import blame
+from pipeline.pruning.attributes import Guesses, attributes, changes
 from pipeline.pruning.folding import duplicate, folded, new_biases, plain, with_biases
 from pipeline.pruning.liveness import Removal, choose
 from pipeline.pruning.plan import Plan
 from pipeline.pruning.reference import Reference
 from pipeline.pruning.remains import remains
+from pipeline.pruning.repair import Lessons
 from pipeline.pruning.surgery import tensors
 from pipeline.pruning.trace import Inputs, as_inputs, capture, walk
-from pipeline.pruning.verify import TOLERANCE, Proof, comparable, culprits, prove
+from pipeline.pruning.verify import TOLERANCE, Proof, comparable, prove
 
 
 @dataclass(frozen=True)
@@ -84,25 +84,21 @@ def remove_dead(model: nn.Module, example_inputs: Any, real_inputs: Any = None) 
     """
     inputs, real = as_inputs(example_inputs), None if real_inputs is None else as_inputs(real_inputs)
     start, original = plain(model), _original(model, inputs)
-    guesses: dict[type, int] = {}
-    unproven: set[str] = set()
+    lessons = Lessons(tying=False)
 
     def attempt(without: Collection[str]) -> tuple[_Cut, Proof]:
-        cut = _cut(start, inputs, without, guesses)
+        cut = _cut(start, inputs, without, lessons.guesses)
         return cut, prove(cut.model, original, inputs, real)
 
-    def holds(names: Sequence[str]) -> Callable[[Sequence[str]], bool]:
-        return lambda some: _equal(start, attempt({*unproven, *names} - set(some))[1])
+    def holds(names: Collection[str]) -> Callable[[Collection[str]], bool]:
+        return lambda some: _equal(start, attempt({*lessons.unproven, *names} - set(some))[1])
 
     while True:
-        cut, proof = attempt(unproven)
+        cut, proof = attempt(lessons.unproven)
         if _equal(start, proof) or not cut.names:
-            return _result(start, cut, proof, unproven)
-        found = blame(start, cut.analysis.flow, cut.analysis.structure, cut.analysis.kept(cut.removal), proof)
-        if found.kind and guesses.get(found.kind, EXACT) + 1 < len(GUESSES):
-            guesses[found.kind] = guesses.get(found.kind, EXACT) + 1
-        else:
-            unproven |= (found.groups & set(cut.names)) or set(culprits(cut.names, holds(cut.names)) or cut.names)
+            return _result(start, cut, proof, lessons.unproven)
+        scene = (start, cut.analysis.flow, cut.analysis.structure)
+        lessons.learn(proof, scene, cut.analysis.kept(cut.removal), holds(cut.names))
 
 
 def _original(model: nn.Module, inputs: Inputs) -> Reference:

@@ -11,18 +11,18 @@ from torch import nn
 from pipeline.errors import UserError
 from pipeline.plugins import find
 from pipeline.pruning import allocate, costs, plan
-from pipeline.pruning.attributes import GUESSES, NONE, Guesses, attributes, changes
-from pipeline.pruning.blame import blame, merged, ties
+from pipeline.pruning.attributes import Guesses, attributes, changes
 from pipeline.pruning.criteria.base import Criterion, Evidence
 from pipeline.pruning.groups import Group, Structure, ignore, structure
 from pipeline.pruning.plan import Plan
 from pipeline.pruning.reference import Reference
+from pipeline.pruning.repair import Lessons
 from pipeline.pruning.rules.base import Flow
 from pipeline.pruning.settings import Settings
 from pipeline.pruning.shorten import Shorter, shorten
 from pipeline.pruning.surgery import tensors
 from pipeline.pruning.trace import Captured, Inputs, as_inputs, capture, walk
-from pipeline.pruning.verify import Proof, comparable, culprits, lively, prove
+from pipeline.pruning.verify import Proof, comparable, lively, prove
 
 UNPROVEN_DEPTH = "proof of removal"  # its key for modules that could not be removed after all
 NEAR = 0.01  # how far from the share asked for the same share of every group may end, before others make up for it
@@ -136,6 +136,8 @@ def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **sett
     if shorter is not None and shorter.removed:
         model, captured = shorter.model, capture(shorter.model, inputs)
     flow = walk(captured, editable=chosen.form == "graph")
+    if captured.unused:
+        walk(capture(model, inputs, training=True), flow=flow)
     ignore(flow, chosen.ignore)
     found = structure(flow, heads="head" in chosen.granularity)
     cost = costs.of_network(captured, flow, found)
@@ -171,13 +173,11 @@ def _scores(model: nn.Module, found: Structure, settings: Settings) -> dict[str,
 
 
 def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
-    """Plan until the proof holds: guess again where sizes come from, then leave whole the groups that fail it."""
-    guesses: dict[type, int] = {}
-    tied: dict[type, list[frozenset[str]]] = {}
-    unproven: set[str] = set()
+    """Plan until the proof holds."""
+    lessons = Lessons()
 
     def attempt(kept: Kept) -> tuple[Plan, nn.Module, Proof]:
-        made = job.plan(kept, guesses)
+        made = job.plan(kept, lessons.guesses)
         pruned = made.apply(job.probe)
         return made, pruned, prove(pruned, job.reference(kept), inputs, real)
 
@@ -185,24 +185,17 @@ def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
         return lambda names: attempt({n: kept[n] for n in names})[2].holds
 
     while True:
-        kept = job.choose(unproven, merged([tie for some in tied.values() for tie in some]))
+        kept = job.choose(lessons.unproven, lessons.ties)
         made, pruned, proof = attempt(kept)
-        cut = [g.name for g in job.groups(unproven) if len(kept[g.name]) < g.units]
-        if proof.holds or not cut:
+        if proof.holds or not made.groups:
             final = pruned if job.probe is job.model else made.apply(job.model)
-            return _result(job, kept, made, final, proof, unproven)
-        found = blame(job.model, job.flow, job.structure, kept, proof)
-        if found.kind and (following := guesses.get(found.kind, NONE) + 1) < len(GUESSES):
-            guesses[found.kind] = following
-        elif found.kind and found.kind not in tied:
-            tied[found.kind] = ties(job.model, job.flow, job.structure, found.kind)
-            guesses[found.kind] = NONE
-        else:
-            guilty = found.here if found.kind and tied[found.kind] else found.groups
-            unproven |= (guilty & set(cut)) or set(culprits(cut, holds(kept)) or cut)
+            return _result(job, kept, made, final, proof, lessons.unproven)
+        lessons.learn(proof, (job.model, job.flow, job.structure), kept, holds(kept))
 
 
-def _result(job: _Job, kept: Kept, made: Plan, pruned: nn.Module, proof: Proof, unproven: set[str]) -> PruneResult:
+def _result(
+    job: _Job, kept: Kept, made: Plan, pruned: nn.Module, proof: Proof, unproven: Collection[str]
+) -> PruneResult:
     groups = tuple(g for g in job.structure.groups if g.name in kept)
     keep = tuple(len(kept[g.name]) for g in groups)
     before, after = job.whole, job.cost.after(groups, keep)

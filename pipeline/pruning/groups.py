@@ -1,8 +1,9 @@
 """Groups: the channels that go together, and every slice of every parameter that goes with each of them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,14 @@ class Structure:
     channels: int  # of all groups, and those that ops without a rule have frozen
     roots: Ids  # class of every id
 
+    @cached_property
+    def owner(self) -> NDArray[np.int64]:
+        """The number of the group that every id is in, shape (ids,); -1 for none."""
+        by_class = np.full(len(self.roots), -1, np.int64)
+        for number, group in enumerate(self.groups):
+            by_class[group.classes] = number
+        return by_class[self.roots]
+
     def alive(self, kept: Mapping[str, Sequence[int]]) -> NDArray[np.bool_]:
         """Return, for every id, whether its channel stays when groups keep these units; others keep all."""
         stays = np.ones(len(self.roots), bool)
@@ -87,12 +96,8 @@ def ignore(flow: Flow, patterns: Iterable[str]) -> None:
     Raises UserError for a pattern that matches nothing.
     """
     for pattern in patterns:
-        matched = [name for name in flow.tensors if any(fnmatchcase(p, pattern) for p in _paths(name))]
-        if not matched:
-            layers = ", ".join(sorted({name.partition(".")[0] for name in flow.tensors}))
-            raise UserError(f"ignore: {pattern!r} names no layer with parameters; the model has: {layers}")
         role = roles(flow)
-        for name in matched:
+        for name in matching(flow.tensors, pattern):
             dims = flow.tensors[name].dims
             flow.keep(*(ids for d, ids in enumerate(dims) if role(name, d) is not Role.IN))
 
@@ -108,6 +113,15 @@ def roles(flow: Flow) -> Callable[[str, int], Role]:
         return Role.OUT if made[ids].any() else Role.IN if read[ids].any() else Role.ALONG
 
     return role
+
+
+def matching(tensors: Collection[str], pattern: str) -> list[str]:
+    """Return the tensors that `pattern` names, or whose module it names. Raises UserError where there is none."""
+    matched = [name for name in tensors if any(fnmatchcase(p, pattern) for p in _paths(name))]
+    if not matched:
+        layers = ", ".join(sorted({name.partition(".")[0] for name in tensors}))
+        raise UserError(f"ignore: {pattern!r} names no layer with parameters; the model has: {layers}")
+    return matched
 
 
 def _paths(name: str) -> Iterator[str]:

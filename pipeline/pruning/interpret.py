@@ -1,6 +1,8 @@
 """Run a captured graph op by op, with other weights or other ops where a subclass says so."""
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, fx
@@ -16,6 +18,14 @@ class GraphRunner(fx.Interpreter):
         super().__init__(captured.program.graph_module)
         self._captured, self._state = captured, state
 
+    def double(self) -> "GraphRunner":
+        """Return the same runner in double precision; results that the graph itself casts stay as it casts them."""
+        other = copy.copy(self)
+        other._state = {name: _double(tensor) for name, tensor in self._state.items()}
+        constants = {name: _double(tensor) for name, tensor in self._captured.constants.items()}
+        other._captured = replace(self._captured, constants=constants)
+        return other
+
     def outputs(self, leaves: Sequence[Any]) -> list[Tensor]:
         """Run on the flattened inputs of the model; return its output tensors, flattened."""
         rest = iter(leaves)
@@ -29,3 +39,7 @@ class GraphRunner(fx.Interpreter):
         specs = self._captured.program.graph_signature.output_specs
         shown = [r for r, spec in zip(results, specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
         return [r for r in shown if isinstance(r, Tensor)]
+
+
+def _double(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor

@@ -35,6 +35,12 @@ class Captured:
     itemsizes: Mapping[str, int]  # bytes per element
 
     @property
+    def unused(self) -> tuple[str, ...]:
+        """Parameters that no op reads: only training reaches them, as it does auxiliary heads."""
+        idle = (self.tensors[n.name] for n in self.graph.nodes if n.name in self.tensors and not n.users)
+        return tuple(name for name in idle if name in self.parameters)
+
+    @property
     def graph(self) -> fx.Graph:
         """The captured graph."""
         graph: fx.Graph = self.program.graph_module.graph
@@ -46,13 +52,13 @@ def as_inputs(inputs: Any) -> Inputs:
     return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
 
 
-def capture(model: nn.Module, example_inputs: Any) -> Captured:
-    """Export `model` in evaluation mode. The model given is not changed.
+def capture(model: nn.Module, example_inputs: Any, *, training: bool = False) -> Captured:
+    """Export `model` in evaluation mode, or in training mode. The model given is not changed.
 
     Raises UserError where the model does not run on the inputs or cannot be captured.
     """
     try:
-        with evaluating(model), torch.no_grad():
+        with in_mode(model, training=training), torch.no_grad():
             program = torch.export.export(model, as_inputs(example_inputs))
     except FORWARD_ERRORS as error:
         line = str(error).strip().partition("\n")[0]
@@ -76,15 +82,15 @@ def capture(model: nn.Module, example_inputs: Any) -> Captured:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for a while; every module gets its own mode back."""
+def in_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Put a model into training or evaluation mode for a while; every module gets its own mode back."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
+    model.train(training)
     try:
         yield
     finally:
-        for module, training in modes.items():
-            module.training = training
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _first_names(model: nn.Module) -> dict[str, str]:
@@ -97,12 +103,13 @@ def _first_names(model: nn.Module) -> dict[str, str]:
     return {name: first.setdefault(id(tensor), name) for name, tensor in named}
 
 
-def walk(captured: Captured, *, editable: bool = False) -> Flow:
+def walk(captured: Captured, *, editable: bool = False, flow: Flow | None = None) -> Flow:
     """Run the rule of every op over the graph; what reaches the model's outputs is frozen.
 
-    `editable` says that the graph itself will be cut, so that sizes in it can be chosen freely.
+    `editable` says that the graph itself will be cut, so that sizes in it can be chosen freely. With `flow`, what
+    another graph of the same model says is added to it.
     """
-    flow = Flow(editable)
+    flow = flow or Flow(editable)
     values = flow.values
     for node in captured.graph.nodes:
         if node.op == "placeholder":

@@ -2,7 +2,8 @@
 
 from jinja2 import Environment
 
-from pipeline.report import table
+from pipeline.report import table, widths
+from pipeline.report.cuts import pruned
 from pipeline.report.schema import Report
 
 TEMPLATE = """\
@@ -20,6 +21,8 @@ p50 and p90 are medians and 90th percentiles of single calls; × source is the r
 {% for note in notes -%}
 - {{ note }}
 {% endfor %}
+{%- if pruned %}- {{ pruned }}: every layer before and after in [{{ picture }}]({{ picture }})
+{% endif %}
 {%- if device %}
 Measured on {{ device.fingerprint.cpu }}, {{ device.fingerprint.cores }} cores, features \
 {{ device.fingerprint.features | join(", ") or "none" }}, governor {{ device.fingerprint.governor }}, \
@@ -41,6 +44,8 @@ def markdown(report: Report) -> str:
         rows=table.rows(report),
         notes=table.notes(report),
         device=next((row.device for row in reversed(report.stages) if row.device), None),
+        pruned=found[0] if (found := pruned(report)) else "",
+        picture=widths.FILE,
         line=_line,
         versions=", ".join(f"{name} {version}" for name, version in sorted(report.versions.items())),
     )

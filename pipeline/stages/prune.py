@@ -11,6 +11,7 @@ from pipeline import plugins
 from pipeline.core import Stage
 from pipeline.progress import Progress
 from pipeline.references import DataSpec, ModelSpec
+from pipeline.report.layers import FIGURE
 from pipeline.store import Artifact
 
 
@@ -52,6 +53,7 @@ class Prune(Stage):
 
         from pipeline import checkpoint
         from pipeline.pruning import prune
+        from pipeline.pruning.layers import compare
         from pipeline.training.batchnorm import recalibrate
 
         model, plans = checkpoint.load(inputs["previous"].path, self.model)
@@ -75,9 +77,11 @@ class Prune(Stage):
                 recalibrate(result.model, data.train, self.recalibrate, seed=self.seed)
             bar.advance()
         figures = {
+            "share_of": self.of,
             "requested_ratio": self.ratio,
             "achieved_ratio": result.achieved,
             "proof_max_rel_error": result.proof.max_rel_error,
             "frozen": {op: list(names) for op, names in result.frozen.items()},
+            FIGURE: compare(model, result.model, (x[:1],)).figure(),
         }
         checkpoint.save(out, result.model, [*plans, result.plan], self.data, figures)

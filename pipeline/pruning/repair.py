@@ -1,0 +1,47 @@
+"""What is done about a failed proof: guess anew where sizes come from, tie groups, then leave groups whole."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from pipeline.pruning.attributes import GUESSES, NONE
+from pipeline.pruning.blame import blame, merged, ties
+from pipeline.pruning.groups import Structure
+from pipeline.pruning.rules.base import Flow
+from pipeline.pruning.verify import Proof, culprits
+
+
+@dataclass
+class Lessons:
+    """What failures have taught so far. `tying` says whether the caller can keep one share of several groups."""
+
+    tying: bool = True
+    guesses: dict[type, int] = field(default_factory=dict)  # class of modules -> where its sizes come from
+    unproven: set[str] = field(default_factory=set)  # groups to leave whole
+    _tied: dict[type, list[frozenset[str]]] = field(default_factory=dict)
+
+    @property
+    def ties(self) -> list[frozenset[str]]:
+        """Sets of groups that have to keep one share of their units."""
+        return merged([tie for some in self._tied.values() for tie in some])
+
+    def learn(
+        self,
+        proof: Proof,
+        scene: tuple[nn.Module, Flow, Structure],
+        kept: Mapping[str, Sequence[int]],
+        holds: Callable[[Collection[str]], bool],
+    ) -> None:
+        """Draw a lesson from the failed proof of what groups keep; `holds` proves a plan for some of them only."""
+        model, flow, structure = scene
+        cut = [g.name for g in structure.groups if len(kept.get(g.name, g.classes)) < g.units]
+        found = blame(model, flow, structure, kept, proof)
+        if found.kind and (following := self.guesses.get(found.kind, NONE) + 1) < len(GUESSES):
+            self.guesses[found.kind] = following
+        elif found.kind and self.tying and found.kind not in self._tied:
+            self._tied[found.kind] = ties(model, flow, structure, found.kind)
+            self.guesses[found.kind] = NONE
+        else:
+            guilty = found.here if found.kind and self._tied.get(found.kind) else found.groups
+            self.unproven |= (guilty & set(cut)) or set(culprits(cut, holds) or cut)
