@@ -49,6 +49,8 @@ class Gated(Block):
 class Fused(Block):
     """Attention whose queries, keys and values are rows of one layer."""
 
+    hard_within_heads = True
+
     def __init__(self, spot: Spot) -> None:
         super().__init__(spot, spot.channels)
         self.variant, self.heads, self.width = str(spot.variant), spot.width // 4, 4

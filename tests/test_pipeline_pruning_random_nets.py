@@ -98,7 +98,7 @@ def test_any_net_prunes_and_equals_the_masked_one(space: int, data: st.DataObjec
 
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # inside torch's exporter
-@settings(max_examples=(CASES if NIGHTLY else 8) // len(SPACES), **SOME)
+@settings(max_examples=(CASES if NIGHTLY else 4) // len(SPACES), **SOME)
 @given(data=st.data(), plan=PLANS)
 def test_what_is_left_of_any_net_exports(space: int, data: st.DataObject, plan: dict[str, Any]) -> None:
     net = data.draw(nets(space))

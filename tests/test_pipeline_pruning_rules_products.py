@@ -38,7 +38,12 @@ def test_a_batched_product_unites_batches_and_what_is_summed(spelling: str) -> N
 
 @pytest.mark.parametrize(
     ("op", "a", "b", "out"),
-    [("mm", (3, 4), (4, 5), (3, 5)), ("mv", (3, 4), (4,), (3,)), ("dot", (4,), (4,), ()), ("matmul", (4,), (4, 5), (5,))],
+    [
+        ("mm", (3, 4), (4, 5), (3, 5)),
+        ("mv", (3, 4), (4,), (3,)),
+        ("dot", (4,), (4,), ()),
+        ("matmul", (4,), (4, 5), (5,)),
+    ],
 )
 def test_products_of_every_rank_unite_what_is_summed(
     op: str, a: tuple[int, ...], b: tuple[int, ...], out: tuple[int, ...]
