@@ -60,6 +60,7 @@ class Job:
             "data": data,
             "scheme": scheme_of(self.target),
             "target": self.target,
+            "align": self.target.align,
             "device": self.place.device,
             "fingerprint": self.place.fingerprint.digest,
         }

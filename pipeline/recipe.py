@@ -19,7 +19,7 @@ from targets.base import Target, TargetError
 from targets.devices.base import Timing
 
 # what stages take from the recipe's other sections, by field name
-SHARED = frozenset({"model", "data", "scheme", "target", "device", "fingerprint"})
+SHARED = frozenset({"model", "data", "scheme", "target", "device", "fingerprint", "align"})
 
 
 class _Section(BaseModel):
@@ -127,7 +127,7 @@ class Recipe:
         wanted = {f.name for f in fields(cls)} & SHARED
         given = self.options(name)
         given.pop("on_regression", None)
-        return cls(**given, **{key: shared[key] for key in wanted})
+        return cls(**given, **{key: shared[key] for key in wanted if key in shared})
 
     def options(self, stage: str) -> dict[str, Any]:
         """The options of a stage, its policy among them."""

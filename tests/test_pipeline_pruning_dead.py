@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from pipeline.pruning import DeadResult, Plan, count, remove_dead
-from pipeline.pruning.folding import plain, with_biases
+from pipeline.pruning.folding import plain
 
 NETS = {
     "lenet": (LeNet, (2, 1, 28, 28)),
@@ -60,7 +60,7 @@ def test_the_function_stays(name: str) -> None:
     factory, shape = NETS[name]
     result = checked(zero_filters(lively(factory()), 0.5), torch.randn(shape))
     assert result.macs_after < 0.7 * result.macs_before
-    assert result.added_bias == ()
+    assert result.plan.added_bias == ()
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "resnet_a"])
@@ -174,7 +174,7 @@ def test_a_layer_without_bias_in_front_of_a_norm_shifts_the_mean() -> None:
     model[0].weight.data[2:5] = 0
     result = checked(model, X)
     assert widths(result) == {"0": (8, 5)}
-    assert result.added_bias == ()
+    assert result.plan.added_bias == ()
     assert list(result.model.state_dict()) == list(model.state_dict())
     assert relative(result.model.train()(X), model.train()(X)) < 1e-5  # a batch's own mean takes it out as well
 
@@ -182,10 +182,10 @@ def test_a_layer_without_bias_in_front_of_a_norm_shifts_the_mean() -> None:
 def test_a_layer_with_neither_bias_nor_norm_is_given_a_bias_and_the_plan_replays(tmp_path: Path) -> None:
     model = chain({0: 0.7, 5: 1.3}, bias=False)
     result = checked(model, X)
-    assert result.added_bias == ("second.bias",)
+    assert result.plan.added_bias == ("second.bias",)
     assert widths(result) == {"first": (8, 6)}
     result.plan.save(tmp_path / "plan.json")
-    again = Plan.load(tmp_path / "plan.json").apply(with_biases(plain(model), result.added_bias))
+    again = Plan.load(tmp_path / "plan.json").apply(plain(model))
     again.load_state_dict(result.model.state_dict())
     assert torch.equal(again(X), result.model(X))
 

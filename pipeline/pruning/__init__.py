@@ -10,6 +10,7 @@ from pipeline.pruning.dead import DeadResult, remove_dead
 from pipeline.pruning.engine import PruneResult, prune
 from pipeline.pruning.plan import Plan, replay
 from pipeline.pruning.settings import Settings
+from pipeline.pruning.sparsity import SparseResult, sparsify
 from pipeline.pruning.verify import Proof
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "Proof",
     "PruneResult",
     "Settings",
+    "SparseResult",
     "count",
     "prune",
     "remove_dead",
     "replay",
+    "sparsify",
 ]

@@ -5,6 +5,7 @@ attribute of that value that its methods read, the attribute is given the new va
 is not assumed: the proof runs the module, and where it fails the next guess is tried.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import CodeType
@@ -18,6 +19,11 @@ from pipeline.pruning.rules.base import Flow, Literal
 from pipeline.pruning.trace import arguments, module_of
 
 NONE, EXACT, MULTIPLE, PART = GUESSES = range(4)  # what an attribute is of a number; with NONE it stays as it is
+
+# attributes that measure space, or time, count no channels, whatever their value
+_OF_SPACE = re.compile(
+    "kernel|stride|pad|dilat|window|block|halo|resol|grid|image|img|patch|shift|pool|feat_size|depth"
+)
 
 Guesses = Mapping[type, int]  # class of modules -> guess, NONE where there is none
 
@@ -84,7 +90,7 @@ def _places(module: nn.Module, change: Change, guess: int) -> list[tuple[str, in
     """Return attributes that a number may come from, with the entry of those that are tuples, and their new values."""
     name, index, old, new = change.literal.name, change.literal.index, change.old, change.new
     held: Mapping[str, Any] = vars(module)
-    numbers = {k: v for k, v in held.items() if type(v) is int and v > 0}
+    numbers = {k: v for k, v in held.items() if type(v) is int and v > 0 and not _OF_SPACE.search(k)}
     if numbers.get(name) == old:
         return [(name, None, new)]
     several = [k for k, v in held.items() if index is not None and _is_list(v, change)]

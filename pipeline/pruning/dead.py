@@ -7,7 +7,7 @@ dead channels still emit is a constant, and is folded exactly into what reads th
 
 import warnings
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,13 @@ from torch import nn
 from pipeline.pruning import costs, plan
 from pipeline.pruning.analysis import Analysis, analyse
 from pipeline.pruning.attributes import Guesses, attributes, changes
-from pipeline.pruning.folding import duplicate, folded, new_biases, plain, with_biases
+from pipeline.pruning.folding import duplicate, folded, new_biases, plain
 from pipeline.pruning.liveness import Removal, choose
 from pipeline.pruning.plan import Plan
 from pipeline.pruning.reference import Reference
 from pipeline.pruning.remains import remains
 from pipeline.pruning.repair import Lessons
-from pipeline.pruning.surgery import tensors
+from pipeline.pruning.surgery import tensors, with_biases
 from pipeline.pruning.trace import Inputs, as_inputs, capture, walk
 from pipeline.pruning.verify import TOLERANCE, Proof, comparable, prove
 
@@ -33,13 +33,12 @@ class DeadResult:
     """A model without its dead channels, and the evidence that it computes what the original does.
 
     `proof` compares with the original itself, masks and all. `kept` says of dead channels that stay why. The
-    plan replays on `with_biases(plain(model), added_bias)`; weights that constants were folded into are the
-    result's own. Multiply-accumulates are those of one run on the example inputs.
+    plan replays on a model without masks (`plain`); weights that constants were folded into are the result's
+    own. Multiply-accumulates are those of one run on the example inputs.
     """
 
     model: nn.Module
     plan: Plan
-    added_bias: tuple[str, ...]  # biases that layers had to be given, as "layer.bias"
     proof: Proof
     macs_before: int
     macs_after: int
@@ -60,7 +59,6 @@ class _Cut:
     analysis: Analysis
     removal: Removal
     plan: Plan
-    added_bias: tuple[str, ...]
     model: nn.Module
 
     @property
@@ -127,7 +125,8 @@ def _cut(model: nn.Module, inputs: Inputs, whole: Collection[str], guesses: Gues
     new = attributes(extended, changes(found.flow, found.structure.alive(kept)), guesses)
     made = plan.make(found.structure, kept, found.captured.shapes, new, {"dead": True})
     pruned = made.apply(folded(extended, found.readers, removal))
-    return _Cut(found, removal, made, added, pruned)
+    made = replace(made, added_bias=added)
+    return _Cut(found, removal, made, pruned)
 
 
 def _result(start: nn.Module, cut: _Cut, proof: Proof, unproven: Collection[str]) -> DeadResult:
@@ -138,7 +137,6 @@ def _result(start: nn.Module, cut: _Cut, proof: Proof, unproven: Collection[str]
     return DeadResult(
         model=cut.model,
         plan=cut.plan,
-        added_bias=cut.added_bias,
         proof=proof,
         macs_before=cost.after((), ())["macs"],
         macs_after=cost.after(groups, [len(kept[g.name]) for g in groups])["macs"],

@@ -18,8 +18,9 @@ from pipeline.pruning.plan import Plan
 from pipeline.pruning.reference import Reference
 from pipeline.pruning.repair import Lessons
 from pipeline.pruning.rules.base import Flow
-from pipeline.pruning.settings import Settings
+from pipeline.pruning.settings import CHANNELS, WEIGHT, Settings
 from pipeline.pruning.shorten import Shorter, shorten
+from pipeline.pruning.sparsity import SparseResult, sparsify
 from pipeline.pruning.surgery import tensors
 from pipeline.pruning.trace import Captured, Inputs, as_inputs, capture, walk
 from pipeline.pruning.verify import Proof, comparable, lively, prove
@@ -48,6 +49,7 @@ class PruneResult:
     params_before: int
     params_after: int
     frozen: Mapping[str, tuple[str, ...]]  # op -> weights whose channels it kept from being pruned
+    sparsity: SparseResult | None = None  # where single weights were set to zero
 
 
 Kept = dict[str, tuple[int, ...]]
@@ -142,20 +144,36 @@ def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **sett
     found = structure(flow, heads="head" in chosen.granularity)
     cost = costs.of_network(captured, flow, found)
     job = _Job(model, lively(model), captured, flow, found, _scores(model, found, chosen), cost, whole, chosen)
-    return _with_depth(_proved(job, inputs, real), shorter)
+    result = _proved(job, inputs, real)
+    if shorter is not None:
+        result = _with_depth(result, shorter)
+    return _with_zeros(result) if WEIGHT in chosen.granularity else result
 
 
-def _with_depth(result: PruneResult, shorter: Shorter | None) -> PruneResult:
+def _with_depth(result: PruneResult, shorter: Shorter) -> PruneResult:
     """Add what was removed before the channels to the plan and the proof."""
-    if shorter is None:
-        return result
-    alone = not set(result.settings.granularity) - set(result.settings.depth)
+    settings = result.settings
+    alone = settings.target == "ratio" and not set(settings.granularity) & set(CHANNELS)
     return replace(
         result,
         plan=replace(result.plan, removed=shorter.removed),
         proof=result.proof.worse(shorter.proof),
-        achieved=shorter.share if alone and result.settings.target == "ratio" else result.achieved,
+        achieved=shorter.share if alone else result.achieved,
         frozen={**result.frozen, **({UNPROVEN_DEPTH: shorter.unproven} if shorter.unproven else {})},
+    )
+
+
+def _with_zeros(result: PruneResult) -> PruneResult:
+    """Set single weights of what is left to zero."""
+    s = result.settings
+    sparse = sparsify(result.model, s.weight_share, "global" if s.scope == "global" else "local", s.pattern, s.ignore)
+    alone = s.target == "ratio" and set(s.granularity) == {WEIGHT}
+    return replace(
+        result,
+        model=sparse.model,
+        plan=replace(result.plan, zeroed=tuple(sparse.mask)),
+        achieved=sparse.achieved if alone else result.achieved,
+        sparsity=sparse,
     )
 
 

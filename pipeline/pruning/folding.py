@@ -46,22 +46,6 @@ def _unparametrize(module: nn.Module) -> None:
         module.register_parameter(name, parameter)
 
 
-def with_biases(model: nn.Module, names: Iterable[str]) -> nn.Module:
-    """Return a copy in which the modules have biases of zero, given as "layer.bias"."""
-    model = copy.deepcopy(model)
-    for name in names:
-        module = model.get_submodule(name.rpartition(".")[0])
-        weight = module.weight
-        assert isinstance(weight, Tensor)  # noqa: S101 - of a convolution or linear layer
-        zeros = torch.zeros(_outputs(module), dtype=weight.dtype, device=weight.device)
-        module.bias = nn.Parameter(zeros, requires_grad=weight.requires_grad)
-    return model
-
-
-def _outputs(module: nn.Module) -> int:
-    return int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)  # type: ignore[arg-type]
-
-
 def folded(model: nn.Module, readers: Sequence[Reader], removal: Removal) -> nn.Module:
     """Return a copy in which what a removal takes away has been added to what stays."""
     model = copy.deepcopy(model)

@@ -81,6 +81,8 @@ class Plan:
     schema: Literal["edgesmith.plan/2"] = "edgesmith.plan/2"
     settings: dict[str, Any]
     removed: tuple[Name, ...] = ()  # modules that pass their input on
+    added_bias: tuple[Name, ...] = ()  # biases that layers are given, for constants to be folded into
+    zeroed: tuple[Name, ...] = ()  # weights whose zeros were put there and are to stay
     groups: tuple[GroupCut, ...]
     attributes: dict[str, dict[str, int | tuple[int, ...]]] = field(
         default_factory=dict
@@ -119,6 +121,7 @@ class Plan:
         Raises UserError if the model lacks a tensor that the plan cuts, or has it in another shape.
         """
         shorter = without(model, self.removed) if self.removed else model
+        shorter = surgery.with_biases(shorter, self.added_bias)
         surgery.check(shorter, self.shapes)
         return surgery.cut(shorter, self.kept, self.attributes)
 

@@ -1,5 +1,6 @@
 """What is done about a failed proof: guess anew where sizes come from, tie groups, then leave groups whole."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,8 @@ from pipeline.pruning.groups import Structure
 from pipeline.pruning.rules.base import Flow
 from pipeline.pruning.verify import Proof, culprits
 
+PATIENCE = 3  # modules of one class to give up one by one, before all of them
+
 
 @dataclass
 class Lessons:
@@ -20,6 +23,8 @@ class Lessons:
     guesses: dict[type, int] = field(default_factory=dict)  # class of modules -> where its sizes come from
     unproven: set[str] = field(default_factory=set)  # groups to leave whole
     _tied: dict[type, list[frozenset[str]]] = field(default_factory=dict)
+
+    _single: Counter[type] = field(default_factory=Counter)  # modules of a class that were given up one by one
 
     @property
     def ties(self) -> list[frozenset[str]]:
@@ -46,5 +51,8 @@ class Lessons:
             self._tied[found.kind] = ties(model, flow, structure, found.kind)
             self.guesses[found.kind] = NONE
         else:
-            guilty = found.here if found.kind and self._tied.get(found.kind) else found.groups
+            alone = found.kind is not None and bool(self._tied.get(found.kind)) and self._single[found.kind] < PATIENCE
+            if alone and found.kind:
+                self._single[found.kind] += 1
+            guilty = found.here if alone else found.groups
             self.unproven |= (guilty & set(cut)) or set(culprits(cut, holds) or cut)

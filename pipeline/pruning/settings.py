@@ -11,6 +11,7 @@ from pipeline.pruning.groups import FILTER, HEAD, STAGE
 
 CHANNELS = (FILTER, STAGE, HEAD)
 DEPTH = (BLOCK, LAYER)
+WEIGHT = "weight"
 CHOICES = {
     "scope": ("local", "isomorphic", "global"),
     "target": ("ratio", "macs", "params", "bytes"),
@@ -30,7 +31,8 @@ class Settings:
     residual stage, one index set for all its layers), "head" (attention heads); and whole modules, those of
     least influence first: "block" (residual blocks), "layer" (modules whose output is shaped like their input).
     With both channels and modules, `ratio` of the modules and of the channels go; of a cost, modules take up to
-    half of what is asked for and channels the rest.
+    half of what is asked for and channels the rest. "weight" sets `ratio` of the single weights that are left to
+    zero, by magnitude, or all but N of M with `pattern` "N:M": no shape changes.
 
     `scope` "local" takes the same share of every group; "global" ranks the units of all groups by score
     relative to their group's mean; "isomorphic" does so among groups of equal structure only.
@@ -49,6 +51,7 @@ class Settings:
     min_width: int = 1
     ignore: tuple[str, ...] = field(default=())
     form: str = "module"
+    pattern: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("granularity", "ignore"):
@@ -62,8 +65,10 @@ class Settings:
             raise UserError("ratio: shares per layer need target 'ratio' and scope 'local'; give one number otherwise")
         for key, known in CHOICES.items():
             _check(key, getattr(self, key), known)
+        if self.pattern is not None and WEIGHT not in self.granularity:
+            raise UserError(f"pattern: {self.pattern} is of single weights; add 'weight' to granularity")
         for value in self.granularity:
-            _check("granularity", value, (*CHANNELS, *DEPTH))
+            _check("granularity", value, (*CHANNELS, *DEPTH, WEIGHT))
         for key in ("round_to", "min_width"):
             if (number := getattr(self, key)) < 1:
                 raise UserError(f"{key}: must be at least 1, got {number}")
@@ -78,8 +83,15 @@ class Settings:
         """The share of the target that whole modules are to take."""
         if isinstance(self.ratio, Mapping):
             raise UserError("ratio: shares per layer are of channels; give one number to remove blocks or layers")
-        mixed = len(self.depth) < len(self.granularity) and self.target != "ratio"
+        mixed = bool(set(self.granularity) & set(CHANNELS)) and self.target != "ratio"
         return self.ratio / 2 if mixed else self.ratio
+
+    @property
+    def weight_share(self) -> float:
+        """The share of single weights to set to zero."""
+        if isinstance(self.ratio, Mapping):
+            raise UserError("ratio: shares per layer are of channels; give one number to zero weights")
+        return self.ratio
 
     def ignores(self, name: str) -> bool:
         """Whether `ignore` names a module, one that it is in, or one in it."""

@@ -1,7 +1,7 @@
 """Cut tensors and set the attributes that describe them; zero the same channels instead, to compare with."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import singledispatch
 
 import torch
@@ -53,6 +53,22 @@ def cut(model: nn.Module, kept: Kept, attributes: Attributes) -> nn.Module:
         if any(id(tensor) in new for tensor in (*module._parameters.values(), *module._buffers.values())):
             describe(module)
     return result
+
+
+def with_biases(model: nn.Module, names: Collection[str]) -> nn.Module:
+    """Return a copy in which the modules have biases of zero, given as "layer.bias"; `model` itself for none."""
+    model = copy.deepcopy(model) if names else model
+    for name in names:
+        module = model.get_submodule(name.rpartition(".")[0])
+        weight = module.weight
+        assert isinstance(weight, Tensor)  # noqa: S101 - of a convolution or linear layer
+        zeros = torch.zeros(_outputs(module), dtype=weight.dtype, device=weight.device)
+        module.bias = nn.Parameter(zeros, requires_grad=weight.requires_grad)
+    return model
+
+
+def _outputs(module: nn.Module) -> int:
+    return int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)  # type: ignore[arg-type]
 
 
 def zero(model: nn.Module, kept: Kept) -> None:

@@ -26,9 +26,12 @@ class Finetune(Training, Stage):
     def run(self, inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> None:
         """Write the trained model's folder. Interrupted, the next run goes on after the last whole epoch."""
         from pipeline import checkpoint
+        from pipeline.pruning.sparsity import hold
         from pipeline.training.loop import fit
 
         model, plans = checkpoint.load(inputs["previous"].path, self.model)
+        zeroed = {name for plan in plans for name in plan.zeroed}
+        hold(model, {name: p.detach() != 0 for name, p in model.named_parameters() if name in zeroed})
         config = Training(**{f.name: getattr(self, f.name) for f in fields(Training)})
         epochs = out / "epochs"
         shutil.rmtree(out / "finished", ignore_errors=True)

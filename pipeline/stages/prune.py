@@ -17,28 +17,48 @@ from pipeline.store import Artifact
 
 @dataclass(frozen=True)
 class Prune(Stage):
-    """Remove the least important channels of every coupled group."""
+    """Remove the least important channels of every coupled group, and whatever else the granularity names."""
 
     uses: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
 
     model: ModelSpec
     data: DataSpec
     ratio: Annotated[float, Field(ge=0, lt=1, description="share to remove")] = 0.5
-    of: Annotated[Literal["channels", "macs", "params"], Field(description="what the ratio is a share of")] = "channels"
+    of: Annotated[Literal["channels", "macs", "params", "bytes"], Field(description="what the ratio is a share of")] = (
+        "channels"
+    )
+    granularity: Annotated[
+        tuple[Literal["filter", "stage", "head", "block", "layer", "weight"], ...],
+        Field(description="what may go: channels of one layer, of a residual stage, heads, whole modules, weights"),
+    ] = ("filter", "stage", "head")
+    pattern: Annotated[str | None, Field(description="N:M, for granularity weight: N of every M inputs stay")] = None
     criterion: Annotated[
         str, plugins.named("pipeline.pruning.criteria"), Field(description="what makes a channel important")
     ] = "l1"
     scope: Annotated[
-        Literal["local", "global"],
-        Field(description="local: the same ratio in every group; global: one ranking over all groups"),
+        Literal["local", "isomorphic", "global"],
+        Field(description="the same ratio in every group, or one ranking: of groups of equal structure, of all"),
     ] = "local"
-    round_to: Annotated[int, Field(ge=1, description="kept widths go to the nearest multiple of this")] = 8
+    round_to: Annotated[
+        int | None, Field(ge=1, description="kept widths go to the nearest multiple of this; null: the target's")
+    ] = None
     min_width: Annotated[int, Field(ge=1, description="no group gets narrower than this")] = 8
+    form: Annotated[
+        Literal["module", "graph"],
+        Field(description="module: your module is cut; graph: the captured graph, whose written sizes can change"),
+    ] = "module"
+    dead: Annotated[bool, Field(description="first remove channels that are zero already, without any change")] = False
     ignore: Annotated[tuple[str, ...], Field(description="module names that keep their channels")] = ()
     recalibrate: Annotated[
         int, Field(ge=0, description="train batches of 256 to re-estimate BatchNorm statistics on; 0: none")
     ] = 16
     seed: Annotated[int, Field(ge=0, description="of the batches for BatchNorm")] = 0
+    align: int = 8  # the target's
+
+    def __post_init__(self) -> None:
+        """Settle the multiple; a recipe that gives one is cut alike for all targets, and shares the result."""
+        object.__setattr__(self, "round_to", self.round_to or self.align)
+        object.__setattr__(self, "align", 1)
 
     def code(self) -> tuple[str, ...]:
         """The criterion is found by name."""
@@ -52,24 +72,34 @@ class Prune(Stage):
         import torch
 
         from pipeline import checkpoint
-        from pipeline.pruning import prune
+        from pipeline.pruning import prune, remove_dead
         from pipeline.pruning.layers import compare
         from pipeline.training.batchnorm import recalibrate
 
         model, plans = checkpoint.load(inputs["previous"].path, self.model)
         data = self.data.load()
         x = torch.from_numpy(data.calibration[: checkpoint.CHECKED_SAMPLES][0])
-        with progress.bar("prune and prove", 2) as bar:
+        original, pair = model, (x[:2],)  # two samples: a batch size written into the forward shows
+        remains: tuple[str, ...] = ()
+        with progress.bar("prune and prove", 2 + self.dead) as bar:
+            if self.dead:
+                emptied = remove_dead(model, pair, (x,))
+                model, remains = emptied.model, emptied.kept
+                plans = [*plans, emptied.plan]
+                bar.advance()
             result = prune(
                 model,
-                (x[:2],),  # two samples: a batch size written into the forward shows
+                pair,
                 ratio=self.ratio,
                 target="ratio" if self.of == "channels" else self.of,
+                granularity=self.granularity,
+                pattern=self.pattern,
                 criterion=self.criterion,
                 scope=self.scope,
                 round_to=self.round_to,
                 min_width=self.min_width,
                 ignore=self.ignore,
+                form=self.form,
                 real_inputs=(x,),
             )
             bar.advance()
@@ -78,10 +108,12 @@ class Prune(Stage):
             bar.advance()
         figures = {
             "share_of": self.of,
-            "requested_ratio": self.ratio,
+            "requested_ratio": result.requested,
             "achieved_ratio": result.achieved,
             "proof_max_rel_error": result.proof.max_rel_error,
             "frozen": {op: list(names) for op, names in result.frozen.items()},
-            FIGURE: compare(model, result.model, (x[:1],)).figure(),
+            **({"sparsity": result.sparsity.achieved} if result.sparsity else {}),
+            **({"dead_channels_kept": list(remains)} if remains else {}),
+            FIGURE: compare(original, result.model, (x[:1],)).figure(),
         }
         checkpoint.save(out, result.model, [*plans, result.plan], self.data, figures)
