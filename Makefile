@@ -21,7 +21,7 @@ EXTRA_gpu := $(shell command -v nvidia-smi >/dev/null && echo tensorrt || echo r
 EXTRA     := $(EXTRA_$(TARGET))
 
 .DEFAULT_GOAL := help
-.PHONY: help install deploy plan test lint type bench checkpoint docker clean
+.PHONY: help install deploy plan test nightly lint type bench checkpoint docker clean
 .DELETE_ON_ERROR:
 
 help: ## what there is
@@ -51,6 +51,9 @@ plan: $(READY) ## what deploy would run, and why
 
 test: $(VENV)/.ready ## the tests
 	$(BIN)/pytest
+
+nightly: $(VENV)/.ready ## 2000 random networks, pruned, proved, trained and exported (an hour or two)
+	$(BIN)/pytest --hypothesis-profile=nightly tests/test_pipeline_pruning_random_nets.py
 
 lint: $(VENV)/.ready ## style, import contracts
 	$(BIN)/ruff check .

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 # machines that run tests are shared: how long drawing an example takes says nothing
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("nightly", settings.get_profile("shared"), max_examples=2000)
 settings.load_profile("shared")
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,10 +1,13 @@
 """Networks as users write them, and a masked reference that shares no code with the engine."""
 
 import copy
+from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from pipeline.pruning import Plan
 
@@ -165,3 +168,39 @@ def reading_only(model: nn.Module, plan: Plan) -> nn.Module:
         keep = keep.repeat(getattr(module, "groups", 1)).view(shape)
         module.register_forward_pre_hook(lambda _, args, keep=keep: (args[0] * keep,))
     return masked
+
+
+# where a module's weights read channels: tensor, dimension
+READS = {
+    **dict.fromkeys((nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding), (("weight", 1),)),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), (("weight", 0),)),
+    nn.MultiheadAttention: (("in_proj_weight", 1),),
+    NonDynamicallyQuantizableLinear: (("weight", 1),),
+}
+
+
+def masked_by_hand(model: nn.Module, plan: Plan, pruned: nn.Module) -> nn.Module:
+    """Return a copy that reads zeros where the plan cuts what a layer reads; nothing that makes channels is touched.
+
+    A norm over channels runs on those that the plan keeps of its own weight, the rest of its result is zero.
+    """
+    masked, kept = copy.deepcopy(model), plan.kept
+    for name, module in masked.named_modules():
+        for tensor, dim in READS.get(type(module), ()):
+            stays = kept.get(f"{name}.{tensor}", {}).get(dim)
+            if stays is not None and (dim == 1 or module.groups == 1):
+                held = getattr(module, tensor).data
+                gone = np.setdiff1d(np.arange(held.shape[dim]), stays)
+                held.index_fill_(dim, torch.from_numpy(gone), 0)
+        if isinstance(module, nn.GroupNorm | nn.LayerNorm | nn.RMSNorm) and f"{name}.weight" in kept:
+            stays = torch.from_numpy(kept[f"{name}.weight"][0])
+            module.register_forward_hook(over_these(stays, pruned.get_submodule(name)))
+    return masked
+
+
+def over_these(stays: Tensor, small: nn.Module) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
+    def hook(module: nn.Module, args: tuple[Tensor], full: Tensor) -> Tensor:
+        dim = 1 if isinstance(module, nn.GroupNorm) else full.ndim - 1
+        return torch.zeros_like(full).index_copy(dim, stays, small(args[0].index_select(dim, stays)))
+
+    return hook

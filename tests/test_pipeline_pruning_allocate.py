@@ -1,3 +1,5 @@
+from itertools import count
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +9,18 @@ from pipeline.pruning.allocate import allowed, best, closest, global_wants, loca
 from pipeline.pruning.groups import Group
 
 
+NUMBERS = count()
+
+
 def group(units: int, per_unit: int = 1) -> Group:
-    return Group(f"g{units}", units, per_unit, ())
+    return Group(f"g{next(NUMBERS)}", units, per_unit, ())
+
+
+def test_the_groups_of_a_tie_keep_one_share_or_all() -> None:
+    a, b, c = group(8), group(4, per_unit=2), group(8)
+    tie = frozenset({a.name, b.name})
+    assert rounded([a, b, c], [2.0, 4.0, 2.0], (1, 1), [tie]) == (6, 3, 2)
+    assert rounded([a, c], [2.0, 2.0], (1, 1), [tie]) == (8, 2)
 
 
 @settings(max_examples=60, deadline=None)
@@ -51,8 +63,8 @@ def test_rounding_is_to_the_nearest_and_empties_nothing(
     widths: list[int], ratio: float, round_to: int, min_width: int
 ) -> None:
     groups = [group(w) for w in widths]
-    wanted = local_wants(groups, ratio)
-    for g, want, kept in zip(groups, wanted, rounded(groups, wanted, round_to, min_width), strict=True):
+    wanted = local_wants(groups, [], ratio)
+    for g, want, kept in zip(groups, wanted, rounded(groups, wanted, (round_to, min_width)), strict=True):
         options = allowed(g, round_to, min_width)
         assert kept in options
         assert abs(kept - want) == pytest.approx(np.abs(options - want).min())
@@ -60,8 +72,8 @@ def test_rounding_is_to_the_nearest_and_empties_nothing(
 
 
 def test_ties_do_not_add_up() -> None:
-    groups = [group(24)] * 10
-    kept = rounded(groups, local_wants(groups, 0.5), 8, 1)
+    groups = [group(24) for _ in range(10)]
+    kept = rounded(groups, local_wants(groups, [], 0.5), (8, 1))
     assert sorted(set(kept)) == [8, 16]
     assert sum(kept) == 120
 
@@ -79,12 +91,12 @@ def test_global_ranking_counts_channels_not_units() -> None:
 
 
 def test_a_step_that_jumps_the_goal_is_taken_group_by_group() -> None:
-    groups = [group(16)] * 10
+    groups = [group(16) for _ in range(10)]
 
     def removed(keep: tuple[int, ...]) -> float:
         return 1 - sum(keep) / 160
 
-    kept = closest(lambda r: rounded(groups, local_wants(groups, r), 16, 1), removed, 0.3)
+    kept = closest(lambda r: rounded(groups, local_wants(groups, [], r), (16, 1)), removed, 0.3)
     assert kept == (16,) * 10
-    kept = closest(lambda r: rounded(groups, local_wants(groups, r), 8, 1), removed, 0.3)
+    kept = closest(lambda r: rounded(groups, local_wants(groups, [], r), (8, 1)), removed, 0.3)
     assert removed(kept) == pytest.approx(0.3)

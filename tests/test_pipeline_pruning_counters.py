@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from pruning_nets import MobileNetV2, ResNet
 from torch import Tensor, nn
 
@@ -44,4 +45,30 @@ def test_transposed_grouped_shared_and_weightless_products() -> None:
         "line": 34 * 8 * 3 * 3,
         "token": 2 * 34 * 64,
         "matmul": 34 * 34 * 8,
+    }
+
+
+class Products(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 5, batch_first=True)
+        self.cube = nn.Conv3d(2, 4, 2, groups=2)
+        self.up = nn.ConvTranspose1d(6, 4, 3, stride=2, groups=2)
+
+    def forward(self, x: Tensor, cube: Tensor) -> tuple[Tensor, ...]:
+        steps, _ = self.lstm(x)
+        scores = torch.einsum("bqd,bkd->bqk", steps, steps)
+        seen = F.scaled_dot_product_attention(steps[:, None], steps[:, None], x[:, None])
+        return scores, seen, self.cube(cube), self.up(x.transpose(1, 2))
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")  # of an LSTM, by torch.export
+def test_products_match_their_closed_forms() -> None:
+    per_layer = count(Products(), (torch.randn(2, 3, 6), torch.randn(2, 2, 3, 3, 3))).per_layer
+    assert per_layer == {
+        "lstm": 2 * 3 * 4 * 5 * (6 + 5),
+        "einsum": 2 * 3 * 3 * 5,
+        "scaled_dot_product_attention": 2 * 3 * 3 * (5 + 6),
+        "cube": 2 * 8 * 4 * 1 * 8,
+        "up": 2 * 3 * 6 * 2 * 3,
     }

@@ -73,14 +73,15 @@ def test_depthwise_follows_its_producer_and_residuals_share_one_set() -> None:
     assert depthwise.groups == depthwise.out_channels == depthwise.in_channels == 48
     kept = result.plan.kept
     # blocks 2 and 3 are added: both projections keep the same channels
-    assert kept["features.2.conv.2.weight"][0] == kept["features.3.conv.2.weight"][0]
+    projections = (kept[f"features.{i}.conv.2.weight"][0].tolist() for i in (2, 3))
+    assert next(projections) == next(projections)
 
 
 def test_flatten_expands_channels_to_their_positions() -> None:
     model, x = built("lenet")
     kept = prune(model, x, round_to=4).plan.kept
     channels = kept["conv2.weight"][0]
-    assert kept["fc1.weight"][1] == tuple(c * 25 + i for c in channels for i in range(25))
+    assert kept["fc1.weight"][1].tolist() == [c * 25 + i for c in channels for i in range(25)]
 
 
 def test_inputs_outputs_and_ignored_layers_keep_their_channels() -> None:
@@ -133,33 +134,6 @@ def test_exports_to_onnx(tmp_path: Path) -> None:
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     assert_close(torch.from_numpy(y), pruned(x).detach(), rtol=1e-4, atol=1e-5)
-
-
-class HardCoded(nn.Module):
-    """The forward holds a width that no surgery on modules reaches."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.shape = shape
-        self.a = nn.Conv2d(3, 16, 3, padding=1)
-        self.b = nn.Conv2d(16, 16, 3, padding=1)
-        self.c = nn.Conv2d(16, 16, 3, padding=1)
-        self.head = nn.Linear(16 * 16, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.c(F.relu(self.b(F.relu(self.a(x))))))
-        return self.head(F.avg_pool2d(x, 2).view(self.shape))
-
-
-@pytest.mark.parametrize("shape", [(2, 256), (-1, 256)])
-def test_a_size_written_into_the_forward_freezes_only_what_it_concerns(shape: tuple[int, ...]) -> None:
-    model = HardCoded(shape).eval()
-    x = torch.randn(2, 3, 8, 8)
-    result = prune(model, x, round_to=4)
-    assert result.frozen == {"proof": ("c.weight",)}
-    assert [g.name for g in result.plan.groups] == ["a", "b"]
-    assert relative(result.model(x), reading_only(model, result.plan)(x)) < 1e-4
-    assert result.achieved == pytest.approx(16 / 48)
 
 
 class Unknown(nn.Module):

@@ -1,98 +1,105 @@
-"""Random networks from the op set: pruned, they run, equal the masked ones, and cost what was said."""
+"""Random networks from the op set, random plans: pruned, they run, equal the masked ones, and cost what was said."""
 
-from dataclasses import dataclass
+import copy
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
+import onnxruntime
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pruning_nets import lively, reading_only
+from pruning_nets import lively, masked_by_hand
+from random_blocks import Block
+from random_nets import PLANS, Net, nets
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.pruning import count, prune
+from pipeline.pruning import Plan, PruneResult, prune
 
-ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6, "tanh": torch.tanh, "silu": F.silu, "sigmoid": torch.sigmoid}
-
-
-@dataclass(frozen=True)
-class Step:
-    kind: str
-    width: int  # multiple of 4
-    activation: str
+CASES = settings().max_examples  # 100; `make nightly` asks for 2000
+NIGHTLY = CASES > 100
+SPACES = (0, 1, 2, 3)  # dimensions that a network convolves over; 0 reads words
+SOME = {"derandomize": not NIGHTLY, "suppress_health_check": list(HealthCheck)}
 
 
-class Net(nn.Module):
-    """A chain of steps with branches, ended by a flatten or a mean and a linear layer."""
-
-    def __init__(self, steps: list[Step], flatten: bool) -> None:
-        super().__init__()
-        self.steps, self.flatten = steps, flatten
-        self.stem = nn.Conv2d(3, 8, 3, padding=1)
-        self.layers = nn.ModuleList()
-        channels = 8
-        for step in steps:
-            layer, channels = self.build(step, channels)
-            self.layers.append(layer)
-        self.head = nn.Linear(channels * (4 if flatten else 1), 5)
-
-    @staticmethod
-    def build(step: Step, c: int) -> tuple[nn.Module, int]:
-        w = step.width
-        if step.kind == "conv":
-            return nn.Sequential(nn.Conv2d(c, w, 3, padding=1, bias=False), nn.BatchNorm2d(w)), w
-        if step.kind == "grouped":
-            return nn.Conv2d(c, w, 3, padding=1, groups=4 if c % 4 == 0 else 1), w
-        if step.kind == "depthwise":
-            return nn.Conv2d(c, c, 3, padding=1, groups=c), c
-        if step.kind == "cat":
-            return nn.Conv2d(c, w, 1), c + w
-        if step.kind == "gate":
-            return nn.ModuleList([nn.Conv2d(c, w, 1), nn.Conv2d(w, c, 1)]), c
-        return nn.Conv2d(c, c, 3, padding=1), c  # residual; twice, the same module called two times
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for step, layer in zip(self.steps, self.layers, strict=True):
-            f = ACTIVATIONS[step.activation]
-            if step.kind == "residual":
-                x = f(x + layer(x))
-            elif step.kind == "twice":
-                x = layer(f(layer(x)))
-            elif step.kind == "cat":
-                x = torch.cat([x, f(layer(x))], 1)
-            elif step.kind == "gate":
-                x = x * layer[1](f(layer[0](x.mean((2, 3), keepdim=True)))).sigmoid()
-            else:
-                x = f(layer(x))
-        x = F.adaptive_avg_pool2d(x, 2)
-        return self.head(x.flatten(1) if self.flatten else x.mean((2, 3)))
-
-
-KINDS = ["conv", "grouped", "depthwise", "residual", "twice", "cat", "gate"]
-STEP = st.builds(Step, st.sampled_from(KINDS), st.sampled_from([4, 8, 12, 16]), st.sampled_from(sorted(ACTIVATIONS)))
-
-
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    steps=st.lists(STEP, min_size=1, max_size=5),
-    flatten=st.booleans(),
-    ratio=st.sampled_from([0.25, 0.5, 0.8]),
-    round_to=st.sampled_from([1, 2, 4]),
-    scope=st.sampled_from(["local", "global"]),
-)
-def test_any_net_prunes_and_equals_the_masked_one(
-    steps: list[Step], flatten: bool, ratio: float, round_to: int, scope: str
-) -> None:
+def built(net: Net) -> nn.Module:
     torch.manual_seed(0)
-    model, x = lively(Net(steps, flatten)), torch.randn(2, 3, 6, 6)
-    result = prune(model, x, ratio=ratio, round_to=round_to, scope=scope)
-    assert result.frozen == {}
-    with torch.no_grad():
-        wanted, got = reading_only(model, result.plan)(x), result.model(x)
-    assert (wanted - got).abs().max().item() <= 1e-4 * wanted.abs().max().item()
-    counts = count(result.model, x)
-    assert (counts.params, counts.macs) == (result.params_after, result.macs_after)
-    assert result.plan.groups or result.achieved == pytest.approx(0)
-    result.model.train()(x).sum().backward()
-    assert all(p.grad is not None and p.grad.shape == p.shape for p in result.model.parameters())
+    return lively(net.build())
+
+
+def may_stay_whole(block: Block, plan: dict[str, Any]) -> bool:
+    return block.hard or (block.hard_within_heads and "head" not in plan["granularity"])
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool((a - b).abs().max() <= 1e-4 * b.abs().max().clamp_min(1e-3))
+
+
+def equals_masked_by_hand(model: nn.Module, result: PruneResult, x: Tensor) -> None:
+    if all(block.by_hand for block in model.blocks):
+        wanted, got = masked_by_hand(model, result.plan, result.model)(x), result.model(x)
+        assert close(got, wanted)
+
+
+def costs_what_was_said(result: PruneResult, x: Tensor) -> None:
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        result.model(x)
+    assert result.macs_after == counter.get_total_flops() / 2
+    assert result.params_after == sum(p.numel() for p in result.model.parameters())
+
+
+def replays(net: Net, result: PruneResult, x: Tensor) -> None:
+    with TemporaryDirectory() as folder:
+        result.plan.save(Path(folder) / "plan.json")
+        again = Plan.load(Path(folder) / "plan.json").apply(net.build().eval())
+    again.load_state_dict(result.model.state_dict())
+    assert torch.equal(again(x), result.model(x))
+
+
+def trains(model: nn.Module, x: Tensor) -> None:
+    tuned = copy.deepcopy(model).train()
+    tuned(x).square().mean().backward()
+    assert all(p.grad is not None and p.grad.shape == p.shape for p in tuned.parameters())
+    torch.optim.SGD(tuned.parameters(), lr=0.01).step()
+    assert tuned.eval()(x).isfinite().all()
+
+
+def exports(model: nn.Module, x: Tensor) -> None:
+    file = BytesIO()
+    torch.onnx.export(model, (x,), file, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert close(torch.from_numpy(y), model(x))
+
+
+@pytest.mark.parametrize("space", SPACES)
+@settings(max_examples=CASES // len(SPACES), **SOME)
+@given(data=st.data(), plan=PLANS)
+def test_any_net_prunes_and_equals_the_masked_one(space: int, data: st.DataObject, plan: dict[str, Any]) -> None:
+    net = data.draw(nets(space))
+    model, x = built(net), net.inputs
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = prune(model, x, **plan)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert result.proof.holds
+    assert "proof" not in result.frozen or any(may_stay_whole(block, plan) for block in model.blocks)
+    equals_masked_by_hand(model, result, x)
+    for group in result.plan.groups:
+        assert group.after % plan["round_to"] == 0
+        assert group.after >= min(plan["min_width"], group.before)
+    costs_what_was_said(result, x)
+    replays(net, result, x)
+    trains(result.model, x)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")  # inside torch's exporter
+@settings(max_examples=(CASES if NIGHTLY else 4) // len(SPACES), **SOME)
+@given(data=st.data(), plan=PLANS)
+def test_what_is_left_of_any_net_exports(space: int, data: st.DataObject, plan: dict[str, Any]) -> None:
+    net = data.draw(nets(space))
+    exports(prune(built(net), net.inputs, **plan).model, net.inputs)

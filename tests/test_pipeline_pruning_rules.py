@@ -4,21 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rule_calls import activation, run
 
+from pipeline.pruning.boxes import settle
+from pipeline.pruning.groups import roles
 from pipeline.pruning.rules.base import Call, Flow, Labels, Role, rule, rules, unknown
-
-
-def run(flow: Flow, op: str, shape: tuple[int, ...], **arguments: object) -> Labels:
-    result = rules()[op](flow, Call(op, arguments, (shape,)))
-    assert isinstance(result, Labels)
-    assert len(result.dims) == len(shape)
-    assert all(ids is None or len(ids) == n for ids, n in zip(result.dims, shape, strict=True))
-    return result
-
-
-def activation(flow: Flow, *shape: int, channels: int = 1) -> Labels:
-    dims = tuple(flow.channels.fresh(n) if d == channels else None for d, n in enumerate(shape))
-    return Labels(shape, dims)
 
 
 def test_rules_of_every_file_are_found_and_may_not_clash() -> None:
@@ -38,7 +28,7 @@ def factors(n: int) -> st.SearchStrategy[list[int]]:
 @settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_reshape_moves_ids_as_it_moves_elements(data: st.DataObject) -> None:
-    """Ids are constant along everything but one dimension, so viewing them as elements is the reference."""
+    """Viewing ids as elements is the reference: once boxes are settled, one dimension carries them all."""
     shape = tuple(data.draw(st.permutations(data.draw(st.sampled_from([[2, 6, 3], [1, 4, 1, 5], [3, 8, 2, 2]])))))
     new = tuple(data.draw(factors(math.prod(shape)).flatmap(st.permutations)))
     dim = data.draw(st.sampled_from([d for d, n in enumerate(shape) if n > 1]))
@@ -46,11 +36,13 @@ def test_reshape_moves_ids_as_it_moves_elements(data: st.DataObject) -> None:
     x = activation(flow, *shape, channels=dim)
     ids = np.broadcast_to(x.dims[dim].reshape([-1 if d == dim else 1 for d in range(len(shape))]), shape)
     y = run(flow, "reshape", new, self=x)
-    carriers = [d for d, labels in enumerate(y.dims) if labels is not None]
+    settle(flow)
+    roots, frozen = flow.channels.roots(), flow.channels.frozen()
+    carriers = [d for d, labels in enumerate(y.dims) if labels is not None and not frozen[roots[labels]].all()]
     assert len(carriers) == 1
     (carrier,) = carriers
     labels = y.dims[carrier].reshape([-1 if d == carrier else 1 for d in range(len(new))])
-    roots = flow.channels.roots()
+    assert not frozen[roots[x.dims[dim]]].any()
     assert np.array_equal(roots[np.broadcast_to(labels, new)], roots[ids.reshape(new)])
 
 
@@ -78,17 +70,21 @@ def test_channel_shuffle_couples_the_same_place_of_every_group() -> None:
     apart = run(flow, "view", (1, 2, 3, 2, 2), self=x)
     swapped = run(flow, "transpose", (1, 3, 2, 2, 2), self=apart, dim0=1, dim1=2)
     shuffled = run(flow, "reshape", (1, 6, 2, 2), self=swapped)
+    settle(flow)
     roots = flow.channels.roots()
     assert roots[x.dims[1]].tolist() == [0, 1, 2, 0, 1, 2]
     assert roots[shuffled.dims[1]].tolist() == [0, 0, 1, 1, 2, 2]
 
 
-def test_flattening_two_dimensions_of_channels_freezes_both() -> None:
+def test_of_two_dimensions_flattened_into_one_the_longer_carries_channels() -> None:
     flow = Flow()
     x = flow.tensor("w", (2, 3))
-    run(flow, "flatten", (6,), self=x)
-    assert flow.channels.frozen().all()
-    assert list(flow.channels.reasons()) == ["aten.flatten"]
+    y = run(flow, "flatten", (6,), self=x)
+    settle(flow)
+    roots, frozen = flow.channels.roots(), flow.channels.frozen()
+    assert roots[y.dims[0]].tolist() == [*roots[x.dims[1]]] * 2
+    assert frozen[roots[x.dims[0]]].all()
+    assert not frozen[roots[x.dims[1]]].any()
 
 
 def test_cat_concatenates_and_unites_the_rest() -> None:
@@ -124,13 +120,22 @@ def test_missing_leading_dimensions_align_from_the_right() -> None:
     assert not flow.channels.frozen()[roots[scale.dims[0]]].any()
 
 
-@pytest.mark.parametrize(("op", "arguments"), [("mean", {"dim": [1]}), ("sum", {}), ("softmax", {"dim": 1})])
-def test_mixing_channels_freezes_them_by_name(op: str, arguments: dict[str, object]) -> None:
+@pytest.mark.parametrize("op", ["softmax", "cumsum", "flip", "argmax"])
+def test_what_every_channel_enters_freezes_them_by_name(op: str) -> None:
     flow = Flow()
     x = activation(flow, 2, 4, 3)
-    shape = {"mean": (2, 3), "sum": (), "softmax": (2, 4, 3)}[op]
-    run(flow, op, shape, self=x, **arguments)
+    argument = {"dims": [1]} if op == "flip" else {"dim": 1}
+    run(flow, op, (2, 3) if op == "argmax" else (2, 4, 3), self=x, **argument)
     assert flow.channels.reasons()[f"aten.{op}"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("dim", "shape"), [([1], (2, 3)), ([], ()), (None, ())])
+def test_a_reduction_over_channels_drops_their_place_and_lets_them_go(
+    dim: list[int] | None, shape: tuple[int, ...]
+) -> None:
+    flow = Flow()
+    assert run(flow, "mean", shape, self=activation(flow, 2, 4, 3), dim=dim).dims == (None,) * len(shape)
+    assert not flow.channels.frozen().any()
 
 
 def test_padding_channels_adds_positions_that_stay_and_cropping_freezes() -> None:
@@ -143,14 +148,16 @@ def test_padding_channels_adds_positions_that_stay_and_cropping_freezes() -> Non
     assert flow.channels.frozen().all()
 
 
-def test_slicing_space_passes_channels_and_slicing_channels_freezes_them() -> None:
+def test_slices_pass_the_ids_of_their_part_and_steps_freeze_channels() -> None:
     flow = Flow()
     x = activation(flow, 1, 4, 4, 4)
     y = run(flow, "slice", (1, 4, 2, 4), self=x, dim=2, start=0, end=4, step=2)
     assert y.dims[1].tolist() == [0, 1, 2, 3]
+    part = run(flow, "slice", (1, 2, 2, 4), self=y, dim=-3, start=1, end=3, step=1)
+    assert part.dims[1].tolist() == [1, 2]
     assert not flow.channels.frozen().any()
-    run(flow, "slice", (1, 2, 2, 4), self=y, dim=-3, start=0, end=2, step=1)
-    assert flow.channels.frozen().all()
+    run(flow, "slice", (1, 2, 2, 4), self=y, dim=-3, start=0, end=4, step=2)
+    assert flow.channels.reasons()["aten.slice with steps"].tolist() == [0, 1, 2, 3]
 
 
 def test_a_weight_computed_on_the_fly_still_couples_its_parameter() -> None:
@@ -159,7 +166,8 @@ def test_a_weight_computed_on_the_fly_still_couples_its_parameter() -> None:
     turned = run(flow, "transpose", (5, 3), self=weight, dim0=0, dim1=1)
     y = run(flow, "linear", (2, 5), input=activation(flow, 2, 3), weight=turned, bias=None)
     assert y.dims[1].tolist() == weight.dims[1].tolist()
-    assert flow.role("w", 0) is Role.ALONG
+    role = roles(flow)
+    assert (role("w", 0), role("w", 1)) == (Role.IN, Role.OUT)
 
 
 def test_an_unknown_op_names_itself_to_all_that_it_reaches() -> None:

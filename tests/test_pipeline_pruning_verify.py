@@ -5,7 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.pruning import prune
+from pipeline.pruning.groups import structure
+from pipeline.pruning.plan import make
+from pipeline.pruning.reference import Reference
+from pipeline.pruning.surgery import tensors
+from pipeline.pruning.trace import capture, walk
 from pipeline.pruning.verify import culprits, difference, noise, prove
 
 
@@ -41,9 +45,11 @@ def test_a_wrong_plan_fails_the_proof() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
     x = torch.randn(1, 3, 8, 8)
-    plan = prune(model, x, round_to=4).plan
-    assert prove(model, plan, (x,)).holds
-    model[0].register_forward_hook(lambda _, __, y: y + torch.arange(y.shape[1]).view(1, -1, 1, 1))
-    proof = prove(model, plan, (x,))
+    found = structure(flow := walk(captured := capture(model, x)))
+    (group,) = found.groups
+    reference = Reference(captured, flow, found.alive({group.name: (0, 1, 2, 3)}), tensors(model))
+    right, wrong = (make(found, {group.name: units}, captured.shapes, {}, {}) for units in ((0, 1, 2, 3), (0, 1, 2, 4)))
+    assert prove(right.apply(model), reference, (x,)).holds
+    proof = prove(wrong.apply(model), reference, (x,))
     assert not proof.holds
     assert proof.max_rel_error > 1e-2

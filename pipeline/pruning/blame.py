@@ -47,6 +47,12 @@ def blame(model: nn.Module, flow: Flow, structure: Structure, kept: Mapping[str,
     return Blame(frozenset())
 
 
+def silent(model: nn.Module, flow: Flow, structure: Structure, kept: Mapping[str, Sequence[int]]) -> frozenset[type]:
+    """Return the classes of modules that a wrong size in makes no error: they slice at a place that moves."""
+    moved = [c for c in changes(flow, structure.alive(kept)) if op_name(c.literal.node) in ("slice", "narrow")]
+    return frozenset(type(model.get_submodule(c.module)) for c in moved)
+
+
 def _owners(structure: Structure, dims: Sequence[Ids], kept: Mapping[str, Sequence[int]]) -> frozenset[str]:
     """Return the groups that lose a channel on one of the dimensions."""
     ids = np.concatenate([*dims, np.empty(0, np.int64)])

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from pipeline.pruning.attributes import GUESSES, NONE
-from pipeline.pruning.blame import blame, merged, ties
+from pipeline.pruning.attributes import EXACT, GUESSES, NONE
+from pipeline.pruning.blame import blame, merged, silent, ties
 from pipeline.pruning.groups import Structure
 from pipeline.pruning.rules.base import Flow
 from pipeline.pruning.verify import Proof, culprits
@@ -42,7 +42,10 @@ class Lessons:
         model, flow, structure = scene
         cut = [g.name for g in structure.groups if len(kept.get(g.name, g.classes)) < g.units]
         found = blame(model, flow, structure, kept, proof)
-        if found.kind and (following := self.guesses.get(found.kind, NONE) + 1) < len(GUESSES):
+        quiet = frozenset() if proof.failed_in else silent(model, flow, structure, kept) - self.guesses.keys()
+        if quiet:
+            self.guesses.update(dict.fromkeys(quiet, EXACT))
+        elif found.kind and (following := self.guesses.get(found.kind, NONE) + 1) < len(GUESSES):
             self.guesses[found.kind] = following
         elif found.kind and self.tying and found.kind not in self._tied:
             self._tied[found.kind] = ties(model, flow, structure, found.kind)

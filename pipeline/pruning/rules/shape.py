@@ -1,5 +1,8 @@
 """Views and permutations: ids are rearranged as the elements are."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from pipeline.pruning.channels import Ids
@@ -25,6 +28,27 @@ def transpose(_: Flow, call: Call) -> Labels:
 
 def _axes(call: Call) -> tuple[str, str]:
     return ("axis0", "axis1") if "axis0" in call.arguments else ("dim0", "dim1")
+
+
+@rule("movedim", "moveaxis")
+def movedim(_: Flow, call: Call) -> Labels:
+    """Put some dimensions elsewhere; the others keep their order."""
+    x, rank = call.x, len(call.shape)
+    source, target = ([d % rank for d in _several(call[name])] for name in ("source", "destination"))
+    rest = iter(d for d in range(rank) if d not in source)
+    order = [source[target.index(d)] if d in target else next(rest) for d in range(rank)]
+    return Labels(call.shape, tuple(x.dims[d] for d in order))
+
+
+def _several(value: Any) -> Sequence[int]:
+    return (value,) if isinstance(value, int) else value
+
+
+@rule("mT", "mH", "adjoint")
+def last_two(_: Flow, call: Call) -> Labels:
+    """Swap the last two dimensions."""
+    *rest, a, b = call.x.dims
+    return Labels(call.shape, (*rest, b, a))
 
 
 @rule("flatten", "squeeze", "unsqueeze", "view_as", "reshape_as")
