@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from pipeline.pruning.allocate import allowed, best, closest, global_wants, local_wants, rounded
 from pipeline.pruning.groups import Group
 
-
 NUMBERS = count()
 
 

@@ -44,7 +44,7 @@ def rounded(
         some = [by_name[name] for name in sorted(together.get(group.name, {group.name})) if name in by_name]
         whole = sum(g.channels for g, _ in some)
         share = sum(w * g.channels_per_unit for g, w in some) / whole
-        options = _common(together.get(group.name), some, rounding) if len(some) > 1 else _alone(group, rounding)
+        options = _common(together[group.name], some, rounding) if group.name in together else _alone(group, rounding)
         chosen = nearest(options, share, debt)
         debt += (chosen - share) * whole
         keep |= {g.name: round(chosen * g.units) for g, _ in some}
@@ -55,9 +55,9 @@ def _alone(group: Group, rounding: Rounding) -> NDArray[np.float64]:
     return allowed(group, *rounding) / group.units
 
 
-def _common(tie: frozenset[str] | None, some: Sequence[tuple[Group, float]], rounding: Rounding) -> NDArray[np.float64]:
+def _common(tie: frozenset[str], some: Sequence[tuple[Group, float]], rounding: Rounding) -> NDArray[np.float64]:
     """Return the shares that all groups of a tie can keep; all of it where one of them is to stay whole."""
-    if tie is None or len(some) < len(tie):
+    if len(some) < len(tie):
         return np.ones(1)
     steps = gcd(*(g.units for g, _ in some))
     shares = np.arange(1, steps + 1) / steps
