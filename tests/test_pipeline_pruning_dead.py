@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pruning_nets import VGG, LeNet, MobileNetV2, ResNet, lively
-from test_pipeline_pruning_random_nets import STEP, Net, Step
+from step_nets import STEP, Net, Step
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
