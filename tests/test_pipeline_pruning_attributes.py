@@ -139,3 +139,24 @@ def test_an_attribute_that_would_need_two_values_is_left_alone() -> None:
     assert attributes(model, alike, {Torn: EXACT}) == {"": {"width": 2}}
     torn = changes(flow, found.alive({"a": [0, 1], "b": [0, 1, 2]}))
     assert attributes(model, torn, {Torn: EXACT}) == {}
+
+
+class Square(nn.Module):
+    """As many heads as each is wide: only the number of heads changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.width = 4, 4
+        self.qkv, self.proj = nn.Linear(8, 48), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, _ = x.shape
+        q, k, v = self.qkv(x).reshape(n, length, 3, self.heads, self.width).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj((((q @ k.mT) * 0.5).softmax(-1) @ v).transpose(1, 2).reshape(n, length, -1))
+
+
+def test_heads_are_told_from_their_width_by_name_where_both_have_one_value() -> None:
+    torch.manual_seed(0)
+    result = prune(Square().eval(), torch.randn(2, 5, 8), ratio=0.5)
+    assert result.frozen == {}
+    assert (result.model.heads, result.model.width) == (2, 4)

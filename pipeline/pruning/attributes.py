@@ -24,6 +24,7 @@ NONE, EXACT, MULTIPLE, PART = GUESSES = range(4)  # what an attribute is of a nu
 _OF_SPACE = re.compile(
     "kernel|stride|pad|dilat|window|block|halo|resol|grid|image|img|patch|shift|pool|feat_size|depth"
 )
+_OF_HEADS = re.compile("heads|groups")
 
 Guesses = Mapping[type, int]  # class of modules -> guess, NONE where there is none
 
@@ -35,6 +36,7 @@ class Change:
     literal: Literal
     old: int
     new: int
+    heads: bool = False  # whether it counts attention heads
 
     @property
     def module(self) -> str:
@@ -44,11 +46,12 @@ class Change:
 
 def changes(flow: Flow, alive: NDArray[np.bool_]) -> list[Change]:
     """Return the sizes in the graph that change when only the ids `alive` stay."""
-    found = []
+    found, heads = [], flow.marked("head")
     for literal in flow.literals:
         gone = int(np.count_nonzero(~alive[literal.ids[literal.ids >= 0]]))
         if gone:
-            found.append(Change(literal, len(literal.ids), len(literal.ids) - gone))
+            counts_heads = bool(heads[literal.ids[literal.ids >= 0]].any())
+            found.append(Change(literal, len(literal.ids), len(literal.ids) - gone, counts_heads))
     return found
 
 
@@ -103,7 +106,14 @@ def _places(module: nn.Module, change: Change, guess: int) -> list[tuple[str, in
     above = [(k, None, v // old * new) for k, v in numbers.items() if v > old and v % old == 0]
     below = [(k, None, v * new // old) for k, v in numbers.items() if v < old and old % v == 0 and v * new % old == 0]
     found = {EXACT: exact, MULTIPLE: exact or above, PART: exact or below}[guess]
-    return [place for place in found if place[0] in read]
+    return _likely([place for place in found if place[0] in read], change)
+
+
+def _likely(places: list[tuple[str, int | None, int]], change: Change) -> list[tuple[str, int | None, int]]:
+    """Tell numbers of heads from widths by name, where attributes of both kinds have the same value."""
+    named = [place for place in places if _OF_HEADS.search(place[0])]
+    others = [place for place in places if place not in named]
+    return (named or others) if change.heads else (others or named)
 
 
 def _is_list(value: Any, change: Change) -> bool:
