@@ -93,7 +93,7 @@ def test_the_module_that_raised_and_holds_the_size_is_blamed() -> None:
     assert proof.failed_in[-1] == ""
     assert "second" in proof.failed_in
     assert not proof.holds
-    result = blame(model, flow, found, kept, proof)
+    result = blame(model, flow, found, kept, proof.failed_in)
     assert (result.groups, result.kind) == ({"second.a"}, Half)
     assert prune(model, x).frozen == {"proof": ("second.a.weight",)}
 

@@ -11,7 +11,6 @@ from pipeline.pruning.channels import Ids
 from pipeline.pruning.groups import Structure
 from pipeline.pruning.rules.base import Flow, Labels
 from pipeline.pruning.trace import module_of, op_name, stack_of
-from pipeline.pruning.verify import Proof
 
 
 @dataclass(frozen=True)
@@ -23,14 +22,17 @@ class Blame:
     here: frozenset[str] = frozenset()  # of the groups, those that the one module which failed has a size of
 
 
-def blame(model: nn.Module, flow: Flow, structure: Structure, kept: Mapping[str, Sequence[int]], proof: Proof) -> Blame:
-    """Return the groups that change a size written into the forward that raised, or into another of its class.
+def blame(
+    model: nn.Module, flow: Flow, structure: Structure, kept: Mapping[str, Sequence[int]], where: Sequence[str]
+) -> Blame:
+    """Return the groups that change a size written into the forward that failed, or into another of its class.
 
-    Where it holds no such size, those that touch any tensor in it. None if the model ran, or nothing is found.
+    `where` names the modules it failed in, innermost first. Where they hold no such size, the groups that touch
+    any tensor in them; none if nothing is found.
     """
     alive = structure.alive(kept)
     changed = changes(flow, alive)
-    for name in proof.failed_in:
+    for name in where:
         here = [c for c in changed if c.module == name]
         if here:
             kind = type(model.get_submodule(name))
@@ -39,18 +41,12 @@ def blame(model: nn.Module, flow: Flow, structure: Structure, kept: Mapping[str,
             same = [c.literal.ids for c in alike if (op_name(c.literal.node), c.literal.name) in ops]
             mine = [c.literal.ids for c in here]
             return Blame(_owners(structure, same, kept), kind, _owners(structure, mine, kept))
-    for name in proof.failed_in:
+    for name in where:
         labels = [v for node, v in flow.values.items() if module_of(node) == name and isinstance(v, Labels)]
         owners = _owners(structure, [ids for v in labels for ids in v.dims if ids is not None], kept)
         if owners:
             return Blame(owners)
     return Blame(frozenset())
-
-
-def silent(model: nn.Module, flow: Flow, structure: Structure, kept: Mapping[str, Sequence[int]]) -> frozenset[type]:
-    """Return the classes of modules that a wrong size in makes no error: they slice at a place that moves."""
-    moved = [c for c in changes(flow, structure.alive(kept)) if op_name(c.literal.node) in ("slice", "narrow")]
-    return frozenset(type(model.get_submodule(c.module)) for c in moved)
 
 
 def _owners(structure: Structure, dims: Sequence[Ids], kept: Mapping[str, Sequence[int]]) -> frozenset[str]:

@@ -22,7 +22,7 @@ from pipeline.pruning.liveness import Removal, choose
 from pipeline.pruning.plan import Plan
 from pipeline.pruning.reference import Reference
 from pipeline.pruning.remains import remains
-from pipeline.pruning.repair import Lessons
+from pipeline.pruning.repair import Failed, Lessons
 from pipeline.pruning.surgery import tensors, with_biases
 from pipeline.pruning.trace import Inputs, as_inputs, capture, walk
 from pipeline.pruning.verify import TOLERANCE, Proof, comparable, prove
@@ -95,8 +95,9 @@ def remove_dead(model: nn.Module, example_inputs: Any, real_inputs: Any = None) 
         cut, proof = attempt(lessons.unproven)
         if _equal(start, proof) or not cut.names:
             return _result(start, cut, proof, lessons.unproven)
-        scene = (start, cut.analysis.flow, cut.analysis.structure)
-        lessons.learn(proof, scene, cut.analysis.kept(cut.removal), holds(cut.names))
+        known, kept = cut.analysis, cut.analysis.kept(cut.removal)
+        failed = Failed(proof, start, known.captured, known.flow, known.structure, kept, cut.model, inputs)
+        lessons.learn(failed, holds(cut.names))
 
 
 def _original(model: nn.Module, inputs: Inputs) -> Reference:

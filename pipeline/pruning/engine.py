@@ -13,12 +13,11 @@ from pipeline.plugins import find
 from pipeline.pruning import allocate, costs, graph, plan
 from pipeline.pruning.attributes import Guesses, attributes, changes
 from pipeline.pruning.criteria.base import Criterion, Evidence
-from pipeline.pruning.divergence import divergence
 from pipeline.pruning.groups import Group, Structure
 from pipeline.pruning.network import Network, network_of
 from pipeline.pruning.plan import Plan
 from pipeline.pruning.reference import Reference
-from pipeline.pruning.repair import Lessons
+from pipeline.pruning.repair import Failed, Lessons
 from pipeline.pruning.settings import CHANNELS, WEIGHT, Settings
 from pipeline.pruning.shorten import Shorter, shorten
 from pipeline.pruning.sparsity import SparseResult, sparsify
@@ -131,14 +130,11 @@ class _Job:
             return graph.cut(model, self.known, self.structure.alive(kept))
         return made.apply(model)
 
-    def clue(self, proof: Proof, kept: Kept, pruned: nn.Module, inputs: Inputs) -> Proof:
-        """Return a failed proof with the modules that it failed in: none where they are not what was cut."""
-        if self.settings.form == "graph":
-            return replace(proof, failed_in=())
-        if proof.failed_in:
-            return proof
-        alive = self.structure.alive(kept)
-        return replace(proof, failed_in=divergence(self.known.captured, self.known.flow, alive, pruned, inputs))
+    def failed(self, proof: Proof, kept: Kept, pruned: nn.Module, inputs: Inputs) -> Failed:
+        """Return a failed proof with all that can be learned from."""
+        known = self.known
+        run = pruned if self.settings.form == "module" else None
+        return Failed(proof, self.model, known.captured, known.flow, known.structure, kept, run, inputs)
 
     def reference(self, kept: Kept) -> Reference:
         """Return the probe with everything else at zero."""
@@ -232,8 +228,7 @@ def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
         if proof.holds or not made.groups:
             final = pruned if job.probe is job.model else job.cut(job.model, kept, made)
             return _result(job, kept, made, final, proof, lessons.unproven)
-        clue = job.clue(proof, kept, pruned, inputs)
-        lessons.learn(clue, (job.model, job.known.flow, job.structure), kept, holds(kept))
+        lessons.learn(job.failed(proof, kept, pruned, inputs), holds(kept))
 
 
 def _result(
