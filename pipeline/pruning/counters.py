@@ -89,20 +89,22 @@ class _Reader:
 
 def _conv(node: fx.Node, reader: _Reader) -> Iterator[Work]:
     """Each element of the weight is used once per position of the result, whatever the groups."""
-    weight = arguments(node)["weight"]
-    (shape,) = shapes_of(node)
-    rows, columns, *kernel = reader.extents(weight)
-    positions = prod(shape) // rows.length
-    yield Work(reader.name(node, weight), positions * prod(e.length for e in kernel), (rows, columns))
+    yield _per_position(node, node, reader)
 
 
 def _conv_transpose(node: fx.Node, reader: _Reader) -> Iterator[Work]:
     """Each element of the weight is used once per position of the input."""
-    given = arguments(node)
-    (shape,) = shapes_of(given["input"])
-    first, second, *kernel = reader.extents(given["weight"])
-    positions = prod(shape) // first.length
-    yield Work(reader.name(node, given["weight"]), positions * prod(e.length for e in kernel), (first, second))
+    yield _per_position(node, arguments(node)["input"], reader)
+
+
+def _per_position(node: fx.Node, places: fx.Node, reader: _Reader) -> Work:
+    """Return the work of a kernel at all places of a tensor, whose batch may be heads and shrink."""
+    weight = arguments(node)["weight"]
+    first, second, *kernel = reader.extents(weight)
+    extents = reader.extents(places)
+    space = extents[len(extents) - len(kernel) :]
+    batch = extents[: len(extents) - len(kernel) - 1]
+    return Work(reader.name(node, weight), prod(e.length for e in (*space, *kernel)), (first, second, *batch))
 
 
 def _linear(node: fx.Node, reader: _Reader) -> Iterator[Work]:
