@@ -3,8 +3,9 @@ from math import inf
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from pipeline.pruning import prune
 from pipeline.pruning.groups import structure
 from pipeline.pruning.plan import make
 from pipeline.pruning.reference import Reference
@@ -53,3 +54,22 @@ def test_a_wrong_plan_fails_the_proof() -> None:
     proof = prove(wrong.apply(model), reference, (x,))
     assert not proof.holds
     assert proof.max_rel_error > 1e-2
+
+
+class Casting(nn.Module):
+    """The forward makes a tensor in float32, whatever the weights are in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x) @ torch.ones(8, 8, dtype=torch.float32))
+
+
+def test_a_forward_that_cannot_run_in_double_precision_is_judged_in_float(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.pruning.verify.SUSPICIOUS", -1.0)  # look at every error again
+    model = Casting().eval()
+    result = prune(model, torch.randn(2, 4))
+    assert result.proof.holds
+    assert result.model(torch.randn(2, 4)).shape == (2, 3)
