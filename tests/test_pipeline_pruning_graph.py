@@ -131,7 +131,10 @@ class Shuffled(nn.Module):
 
 @settings(max_examples=8)
 @given(
-    width=st.sampled_from([8, 12, 16]), groups=st.sampled_from([2, 4]), ratio=st.floats(0.1, 0.8), seed=st.integers(0)
+    width=st.sampled_from([8, 12, 16]),
+    groups=st.sampled_from([2, 4]),
+    ratio=st.floats(0.1, 0.8),
+    seed=st.integers(0, 2**32 - 1),
 )
 def test_shuffled_channels_leave_one_by_one(width: int, groups: int, ratio: float, seed: int) -> None:
     torch.manual_seed(seed)
