@@ -8,17 +8,19 @@ from torch import fx, nn
 
 from pipeline.pruning.channels import Ids
 from pipeline.pruning.constants import Value, constants
-from pipeline.pruning.groups import Structure, structure
+from pipeline.pruning.groups import Structure
 from pipeline.pruning.liveness import Removal
+from pipeline.pruning.network import network_of
 from pipeline.pruning.readers import Mask, Reader, readers, strangers
 from pipeline.pruning.rules.base import Flow
+from pipeline.pruning.settings import Settings
 from pipeline.pruning.surgery import tensors
-from pipeline.pruning.trace import Captured, Inputs, capture, walk
+from pipeline.pruning.trace import Captured, Inputs, capture
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """`strangers` has the ops that hold classes back, for lack of a rule here or because they mix channels.
+    """`strangers` has what holds classes back: ops without a rule here or that mix channels, and training.
 
     `candidates` is indexed by class, with a last entry for -1, no class.
     """
@@ -44,8 +46,8 @@ class Analysis:
 def analyse(model: nn.Module, inputs: Inputs, whole: Collection[str] = ()) -> Analysis:
     """Capture a model and work out what is constant in it; units of the groups `whole` are no candidates."""
     captured = capture(model, inputs)
-    flow = walk(captured)
-    found = structure(flow)
+    known = network_of(model, captured, inputs, Settings())
+    flow, found = known.flow, known.structure
     values = constants(captured, tensors(model))
     foreign = strangers(captured, flow)
     candidates = np.zeros(len(found.roots) + 1, bool)

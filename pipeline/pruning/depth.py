@@ -5,7 +5,7 @@ what passes through them (block influence: Men et al., ShortGPT, arXiv 2403.0385
 """
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,7 +130,7 @@ class _Influence(GraphRunner):
             self._at.setdefault(site.exit, []).append(site)
         self._needed = {site.entry for site in found}
         self._before: dict[fx.Node, Tensor] = {}
-        self.measured: dict[str, float] = {}
+        self.measured: dict[str, list[float]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one op, and compare where a site ends."""
@@ -139,16 +139,20 @@ class _Influence(GraphRunner):
             self._before[n] = result.clone()  # an op in place may follow
         for site in self._at.get(n, ()):
             before, after = (t.flatten(1).double() for t in (self._before[site.entry], result))
-            self.measured[site.name] = 1 - float(cosine_similarity(before, after, dim=1).mean())
+            far = 1 - float(cosine_similarity(before, after, dim=1).mean())
+            self.measured.setdefault(site.name, []).append(far)
         return result
 
 
-def influence(captured: Captured, model: nn.Module, found: Sequence[Site], inputs: Inputs) -> dict[str, float]:
+def influence(
+    captured: Captured, model: nn.Module, found: Sequence[Site], batches: Iterable[Inputs]
+) -> dict[str, float]:
     """Return 1 - cosine similarity of every site's input and output, averaged over samples; 0 changes nothing."""
     runner = _Influence(captured, tensors(model), found)
-    with seeded(model):
-        runner.outputs(pytree.tree_leaves(inputs))
-    return runner.measured
+    for inputs in batches:
+        with seeded(model):
+            runner.outputs(pytree.tree_leaves(inputs))
+    return {name: sum(measured) / len(measured) for name, measured in runner.measured.items()}
 
 
 def pick(found: Sequence[Site], scores: Mapping[str, float], shares: Mapping[str, float], goal: float) -> list[Site]:

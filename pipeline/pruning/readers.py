@@ -153,9 +153,10 @@ def _place(node: fx.Node, axis: int, model: nn.Module, names: _Names) -> Place |
 
 
 def strangers(captured: Captured, flow: Flow) -> dict[str, Ids]:
-    """Return the ops whose results depend on a channel in ways not known here, with the classes that reach them.
+    """Return who depends on a channel in ways not known here, with the classes that reach it.
 
-    Those are the ops without a rule in `constants`, and of the others those after which a channel has no place.
+    Those are the ops without a rule in `constants`, of the others those after which a channel has no place, and
+    the branches that only training runs.
     """
     found: dict[str, Ids] = {}
     for node in captured.graph.nodes:
@@ -163,7 +164,11 @@ def strangers(captured: Captured, flow: Flow) -> dict[str, Ids]:
             reaching = _classes_of(flow, node.all_input_nodes)
             lost = np.setdiff1d(reaching, _classes_of(flow, [node])) if understood(node) else reaching
             if lost.size and not op_name(node).startswith("_assert"):
-                found[op_name(node)] = np.union1d(found.get(op_name(node), lost), lost)
+                name = f"aten.{op_name(node)}"
+                found[name] = np.union1d(found.get(name, lost), lost)
+    dims = [ids for name in captured.unused for ids in flow.tensors[name].dims if ids is not None]
+    if dims:
+        found["a branch that only training runs"] = np.unique(flow.channels.roots()[np.concatenate(dims)])
     return found
 
 

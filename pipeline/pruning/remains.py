@@ -80,8 +80,8 @@ def _reasons(found: Analysis, removal: Removal, unproven: Collection[str]) -> di
     why |= dict.fromkeys(removal.last, "no layer is left empty")
     for c in removal.carriers:
         why[c] = "carries the constants of its group to layers that pad with zeros"
-    for op, classes in found.strangers.items():
-        why |= dict.fromkeys(classes.tolist(), f"aten.{op} reads them")
+    for reader_name, classes in found.strangers.items():
+        why |= dict.fromkeys(classes.tolist(), f"{reader_name} reads them")
     for reason, classes in found.flow.channels.reasons().items():
         why |= dict.fromkeys(classes.tolist(), f"{reason} has no rule")
     for name in unproven:

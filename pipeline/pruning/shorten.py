@@ -8,7 +8,7 @@ from torch import nn
 from pipeline.pruning import depth
 from pipeline.pruning.settings import Settings
 from pipeline.pruning.trace import Captured, Inputs
-from pipeline.pruning.verify import Proof, culprits, lively, prove
+from pipeline.pruning.verify import Proof, culprits, like, lively, prove
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def shorten(model: nn.Module, captured: Captured, settings: Settings, inputs: In
     """
     probe = lively(model)
     found = [s for s in depth.sites(captured, settings.depth) if not settings.ignores(s.name)]
-    scores = depth.influence(captured, model, found, inputs)
+    scores = depth.influence(captured, model, found, [inputs] if real is None else like(real, inputs))
     shares = depth.shares(captured, model, found, settings.target)
     unproven: set[str] = set()
 

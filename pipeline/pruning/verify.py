@@ -35,7 +35,9 @@ class Proof:
         return max(self.random, self.real or 0.0)
 
     def worse(self, other: "Proof") -> "Proof":
-        """Return the larger errors of two proofs that both hold."""
+        """Return the larger errors of two proofs; the failed one where one is."""
+        if self.failure or other.failure:
+            return self if self.failure else other
         real = [p.real for p in (self, other) if p.real is not None]
         return Proof(max(self.random, other.random), max(real) if real else None)
 
