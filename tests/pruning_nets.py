@@ -204,3 +204,24 @@ def over_these(stays: Tensor, small: nn.Module) -> Callable[[nn.Module, tuple[Te
         return torch.zeros_like(full).index_copy(dim, stays, small(args[0].index_select(dim, stays)))
 
     return hook
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "lenet": (LeNet, (2, 1, 28, 28)),
+    "vgg": (VGG, (2, 3, 32, 32)),
+    "mobilenetv2": (MobileNetV2, (2, 3, 32, 32)),
+    "resnet_a": (lambda: ResNet(1, "A"), (2, 3, 32, 32)),
+    "resnet_b": (lambda: ResNet(2, "B"), (2, 3, 32, 32)),
+}
+
+
+def built(name: str) -> tuple[nn.Module, Tensor]:
+    """Return one of `NETS` with lively values, and an input for it."""
+    torch.manual_seed(0)
+    factory, shape = NETS[name]
+    return lively(factory()), torch.randn(shape)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference, relative to the largest of `b`."""
+    return ((a.double() - b.double()).abs().max() / b.double().abs().max()).item()

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from pruning_nets import VGG, LeNet, MobileNetV2, ResNet, lively, reading_only
+from pruning_nets import NETS, built, lively, reading_only, relative
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -16,23 +16,6 @@ from pipeline.errors import UserError
 from pipeline.pruning import Plan, count, prune, replay
 
 ROOT = Path(__file__).resolve().parents[1]
-NETS = {
-    "lenet": (LeNet, (2, 1, 28, 28)),
-    "vgg": (VGG, (2, 3, 32, 32)),
-    "mobilenetv2": (MobileNetV2, (2, 3, 32, 32)),
-    "resnet_a": (lambda: ResNet(1, "A"), (2, 3, 32, 32)),
-    "resnet_b": (lambda: ResNet(2, "B"), (2, 3, 32, 32)),
-}
-
-
-def built(name: str) -> tuple[nn.Module, Tensor]:
-    torch.manual_seed(0)
-    factory, shape = NETS[name]
-    return lively(factory()), torch.randn(shape)
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    return ((a - b).abs().max() / b.abs().max()).item()
 
 
 @pytest.mark.parametrize("scope", ["local", "global"])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from conftest import write_project
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pruning_nets import VGG, LeNet, MobileNetV2, ResNet, lively, reading_only
+from pruning_nets import NETS, built, lively, reading_only, relative
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -22,27 +22,9 @@ from pipeline.pruning import Plan, PruneResult, count, prune, replay
 from pipeline.store import Artifact
 from targets.backends.cpu import Cpu
 
-NETS = {
-    "lenet": (LeNet, (2, 1, 28, 28)),
-    "vgg": (VGG, (2, 3, 32, 32)),
-    "mobilenetv2": (MobileNetV2, (2, 3, 32, 32)),
-    "resnet_a": (lambda: ResNet(1, "A"), (2, 3, 32, 32)),
-    "resnet_b": (lambda: ResNet(2, "B"), (2, 3, 32, 32)),
-}
-
-
-def built(name: str) -> tuple[nn.Module, Tensor]:
-    torch.manual_seed(0)
-    factory, shape = NETS[name]
-    return lively(factory()), torch.randn(shape)
-
 
 def cut(model: nn.Module, x: object, **settings: object) -> PruneResult:
     return prune(lively(model), x, form="graph", **settings)
-
-
-def relative(a: Tensor, b: Tensor) -> float:
-    return ((a - b).abs().max() / b.abs().max()).item()
 
 
 @pytest.mark.parametrize("name", NETS)
