@@ -142,6 +142,27 @@ class ResNet(nn.Module):
         return self.fc(F.avg_pool2d(x, x.size(3)).flatten(1))
 
 
+class DenseNet(nn.Module):
+    """Three layers that each read all before them, concatenated, through their own norm; then a transition."""
+
+    def __init__(self, growth: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        widths = [16 + i * growth for i in range(4)]
+        self.norms = nn.ModuleList([nn.BatchNorm2d(w) for w in widths])
+        self.layers = nn.ModuleList([nn.Conv2d(w, growth, 3, padding=1, bias=False) for w in widths[:-1]])
+        self.transition = nn.Conv2d(widths[-1], 24, 1, bias=False)
+        self.last = nn.BatchNorm2d(24)
+        self.head = nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for norm, layer in zip(self.norms, self.layers, strict=False):
+            x = torch.cat([x, layer(F.relu(norm(x)))], 1)
+        x = F.avg_pool2d(self.transition(F.relu(self.norms[-1](x))), 2)
+        return self.head(F.relu(self.last(x)).mean((2, 3)))
+
+
 def lively(model: nn.Module, seed: int = 0) -> nn.Module:
     """Give norms and biases values that a zeroed filter would leak: nothing is at its initial 0 or 1."""
     generator = torch.Generator().manual_seed(seed)
@@ -211,6 +232,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "vgg": (VGG, (2, 3, 32, 32)),
     "mobilenetv2": (MobileNetV2, (2, 3, 32, 32)),
     "resnet_a": (lambda: ResNet(1, "A"), (2, 3, 32, 32)),
+    "densenet": (DenseNet, (2, 3, 16, 16)),
     "resnet_b": (lambda: ResNet(2, "B"), (2, 3, 32, 32)),
 }
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.pruning.allocate import allowed, best, closest, global_wants, local_wants, rounded
+from pipeline.pruning.allocate import allowed, closest, global_wants, local_wants, rounded
+from pipeline.pruning.criteria.base import Ranking
 from pipeline.pruning.groups import Group
 
 NUMBERS = count()
@@ -26,14 +27,14 @@ def test_the_groups_of_a_tie_keep_one_share_or_all() -> None:
 @given(st.lists(st.floats(-5, 5), min_size=1), st.data())
 def test_best_keeps_exactly_k_and_the_highest(values: list[float], data: st.DataObject) -> None:
     k = data.draw(st.integers(1, len(values)))
-    kept = best(np.array(values), k)
+    kept = Ranking(np.array(values)).keep(k)
     assert len(kept) == k
     assert list(kept) == sorted(set(kept))
     assert sorted(values[i] for i in kept) == sorted(values)[-k:]
 
 
 def test_ties_keep_exactly_k_and_the_first() -> None:
-    assert best(np.array([1.0, 2.0, 1.0, 1.0, 2.0]), 3) == (0, 1, 4)
+    assert Ranking(np.array([1.0, 2.0, 1.0, 1.0, 2.0])).keep(3) == (0, 1, 4)
 
 
 @pytest.mark.parametrize(
@@ -80,13 +81,13 @@ def test_ties_do_not_add_up() -> None:
 def test_global_ranking_is_relative_to_each_group() -> None:
     groups = [group(4), group(4)]
     loud, quiet = np.array([100.0, 100.0, 100.0, 20.0]), np.array([0.1, 0.1, 0.01, 0.01])
-    assert global_wants(groups, [loud, quiet], 3 / 8) == [3.0, 2.0]
-    assert global_wants(groups, [np.zeros(4), quiet], 0.0) == [4.0, 4.0]
+    assert global_wants(groups, [Ranking(loud), Ranking(quiet)], 3 / 8) == [3.0, 2.0]
+    assert global_wants(groups, [Ranking(np.zeros(4)), Ranking(quiet)], 0.0) == [4.0, 4.0]
 
 
 def test_global_ranking_counts_channels_not_units() -> None:
     groups = [group(4, per_unit=4), group(4)]
-    assert global_wants(groups, [np.array([0.1, 1, 1, 1]), np.array([0.2, 1, 1, 1])], 5 / 20) == [3.0, 3.0]
+    assert global_wants(groups, [Ranking(np.array([s, 1, 1, 1])) for s in (0.1, 0.2)], 5 / 20) == [3.0, 3.0]
 
 
 def test_a_step_that_jumps_the_goal_is_taken_group_by_group() -> None:

@@ -1,16 +1,75 @@
+"""Every criterion on every kind of network that it may meet, and the norms against plain loops."""
+
 import numpy as np
 import pytest
 import torch
 
-from pipeline.plugins import find, names
-from pipeline.pruning.criteria.base import Criterion, Evidence
+from pipeline.errors import UserError
+from pipeline.plugins import names
+from pipeline.pruning import prune
+from pipeline.pruning.criteria.base import Cost, Criterion
+from pipeline.pruning.criteria.l1 import L1
+from pipeline.pruning.criteria.l2 import L2
 from pipeline.pruning.groups import Group, Member
+from pipeline.pruning.network import network_of
+from pipeline.pruning.ranking import CRITERIA, criterion_of
 from pipeline.pruning.rules.base import Role
+from pipeline.pruning.samples import Samples
+from pipeline.pruning.settings import Settings
+from pipeline.pruning.trace import capture
+from tests.pruning_nets import built
 
-CRITERIA = "pipeline.pruning.criteria"
+QUICK: dict[str, dict[str, object]] = {}  # options that make learning criteria short
 
 
-def coupled() -> tuple[Group, Evidence]:
+def samples(example: torch.Tensor, n: int = 12) -> Samples:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(n, *example.shape[1:], generator=generator)
+    return Samples.of(inputs, torch.randint(0, 10, (n,), generator=generator), batch_size=6)
+
+
+def network_groups(model: torch.nn.Module, x: torch.Tensor) -> tuple[Group, ...]:
+    return network_of(model, capture(model, (x,)), (x,), Settings()).structure.groups
+
+
+@pytest.mark.parametrize("granularity", ["filter", "stage"])
+@pytest.mark.parametrize("net", ["resnet_b", "vgg", "mobilenetv2", "densenet"])
+@pytest.mark.parametrize("name", names(CRITERIA))
+def test_every_criterion_prunes_every_kind_of_network(name: str, net: str, granularity: str) -> None:
+    model, x = built(net)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    result = prune(
+        model,
+        x,
+        samples=samples(x),
+        ratio=0.5,
+        criterion=name,
+        criterion_options=QUICK.get(name, {}),
+        granularity=granularity,
+    )
+    assert result.proof.holds
+    kinds = {g.kind for g in network_groups(model, x)}
+    if granularity in kinds and f"criterion {name}" not in result.frozen:
+        assert result.macs_after < result.macs_before
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", names(CRITERIA))
+def test_what_needs_samples_says_so(name: str) -> None:
+    model, x = built("vgg")
+    if criterion_of(name, {}).cost is Cost.WEIGHTS:
+        assert prune(model, x, criterion=name).proof.holds
+    else:
+        with pytest.raises(UserError, match=f"criterion {name}: looks at samples"):
+            prune(model, x, criterion=name)
+
+
+def test_a_wrong_option_is_named() -> None:
+    with pytest.raises(UserError, match="criterion l1: unknown key 'p'"):
+        criterion_of("l1", {"p": 3})
+
+
+def coupled() -> tuple[Group, dict[str, torch.Tensor]]:
     """Two convolutions that make the same four channels, in units of two that lie apart."""
     generator = torch.Generator().manual_seed(0)
     tensors = {n: torch.randn(4, k, 3, 3, generator=generator) for n, k in (("a.weight", 3), ("b.weight", 5))}
@@ -23,26 +82,16 @@ def coupled() -> tuple[Group, Evidence]:
         "c.weight": (1, Role.IN),
     }
     members = tuple(Member(n, dim, role, index) for n, (dim, role) in roles.items())
-    return Group("a", 2, 2, members), Evidence(tensors)
+    return Group("a", 2, 2, members), tensors
 
 
-@pytest.mark.parametrize(("name", "norm"), [("l1", 1), ("l2", 2)])
-def test_norms_sum_over_every_coupled_producer_and_nothing_else(name: str, norm: int) -> None:
-    group, evidence = coupled()
+@pytest.mark.parametrize(("criterion", "norm"), [(L1(), 1), (L2(), 2)])
+def test_norms_sum_over_every_coupled_producer_and_nothing_else(criterion: Criterion, norm: int) -> None:
+    group, tensors = coupled()
     wanted = [0.0, 0.0]
     for unit, channels in enumerate([(0, 2), (1, 3)]):
         for tensor in ("a.weight", "b.weight"):
             for c in channels:
-                values = [abs(v) for v in evidence.tensors[tensor][c].flatten().double().tolist()]
+                values = [abs(v) for v in tensors[tensor][c].flatten().double().tolist()]
                 wanted[unit] += sum(v**norm for v in values) ** (1 / norm)
-    scores = find(CRITERIA, name, Criterion)()(group, evidence)
-    assert scores.tolist() == pytest.approx(wanted, rel=1e-5)
-
-
-@pytest.mark.parametrize("name", names(CRITERIA))
-def test_every_criterion_gives_one_finite_score_per_unit(name: str) -> None:
-    group, evidence = coupled()
-    scores = find(CRITERIA, name, Criterion)()(group, evidence)
-    assert scores.shape == (2,)
-    assert torch.isfinite(scores).all()
-    assert not scores.requires_grad
+    assert criterion.score(group, tensors).tolist() == pytest.approx(wanted, rel=1e-5)

@@ -6,9 +6,10 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.pruning.criteria.base import Ranking
 from pipeline.pruning.groups import Group
 
-Scores = Sequence[NDArray[np.float64]]  # one array per group
+Rankings = Sequence[Ranking]  # one per group
 Keep = tuple[int, ...]  # units that stay, one number per group
 Rounding = tuple[int, int]  # multiples to round widths to, and the least width
 
@@ -65,19 +66,19 @@ def _common(tie: frozenset[str], some: Sequence[tuple[Group, float]], rounding: 
     return shares[np.logical_and.reduce(fits)]
 
 
-def local_wants(groups: Sequence[Group], _: Scores, ratio: float) -> list[float]:
+def local_wants(groups: Sequence[Group], _: Rankings, ratio: float) -> list[float]:
     """Take the same share of every group."""
     return [group.units * (1 - ratio) for group in groups]
 
 
-def global_wants(groups: Sequence[Group], scores: Scores, ratio: float) -> list[float]:
+def global_wants(groups: Sequence[Group], rankings: Rankings, ratio: float) -> list[float]:
     """Take the lowest scores of the whole network until `ratio` of all channels is gone.
 
     Scores are divided by their group's mean: norms grow with fan-in and are not comparable as they are.
     """
     if not groups:
         return []
-    relative = np.concatenate([s / (s.mean() or 1.0) for s in scores])
+    relative = np.concatenate([r.scores / (r.scores.mean() or 1.0) for r in rankings])
     owner = np.repeat(np.arange(len(groups)), [g.units for g in groups])
     weight = np.array([g.channels_per_unit for g in groups])[owner]
     order = np.argsort(relative, kind="stable")
@@ -86,7 +87,7 @@ def global_wants(groups: Sequence[Group], scores: Scores, ratio: float) -> list[
     return [group.units - float(n) for group, n in zip(groups, lost, strict=True)]
 
 
-def isomorphic_wants(groups: Sequence[Group], scores: Scores, ratio: float) -> list[float]:
+def isomorphic_wants(groups: Sequence[Group], rankings: Rankings, ratio: float) -> list[float]:
     """Rank among groups of equal structure only (Fang et al., Isomorphic Pruning, ECCV 2024).
 
     Groups are of equal structure when the same kinds of tensor dimensions meet in them, whatever their sizes.
@@ -96,13 +97,13 @@ def isomorphic_wants(groups: Sequence[Group], scores: Scores, ratio: float) -> l
         alike.setdefault((group.kind, group.form), []).append(i)
     wanted = [0.0] * len(groups)
     for places in alike.values():
-        some = global_wants([groups[i] for i in places], [scores[i] for i in places], ratio)
+        some = global_wants([groups[i] for i in places], [rankings[i] for i in places], ratio)
         for i, want in zip(places, some, strict=True):
             wanted[i] = want
     return wanted
 
 
-WANTS: Mapping[str, Callable[[Sequence[Group], Scores, float], list[float]]] = {
+WANTS: Mapping[str, Callable[[Sequence[Group], Rankings, float], list[float]]] = {
     "local": local_wants,
     "isomorphic": isomorphic_wants,
     "global": global_wants,
@@ -128,8 +129,3 @@ def closest(keep_at: Callable[[float], Keep], removed: Callable[[Keep], float], 
             last = middle_group
     between = [more[:i] + less[i:] for i in (first, last)]
     return min(between, key=lambda keep: abs(removed(keep) - goal))
-
-
-def best(scores: NDArray[np.float64], k: int) -> tuple[int, ...]:
-    """Return the `k` highest scores' positions, ascending; exactly `k`, the first of equal ones."""
-    return tuple(np.sort(np.argsort(-scores, kind="stable")[:k]).tolist())

@@ -4,20 +4,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.errors import UserError
-from pipeline.plugins import find
+from pipeline.progress import SILENT, Progress
 from pipeline.pruning import allocate, costs, graph, plan
 from pipeline.pruning.attributes import Guesses, attributes, changes
-from pipeline.pruning.criteria.base import Criterion, Evidence
+from pipeline.pruning.criteria.base import Ranking
+from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.groups import Group, Structure
 from pipeline.pruning.network import Network, network_of
 from pipeline.pruning.plan import Plan
+from pipeline.pruning.ranking import rankings
 from pipeline.pruning.reference import Reference
 from pipeline.pruning.repair import Failed, Lessons
+from pipeline.pruning.samples import Samples
 from pipeline.pruning.settings import CHANNELS, WEIGHT, Settings
 from pipeline.pruning.shorten import Shorter, shorten
 from pipeline.pruning.sparsity import SparseResult, sparsify
@@ -70,7 +70,7 @@ class _Job:
     model: nn.Module
     probe: nn.Module  # what is run to prove a plan
     known: Network
-    scores: Mapping[str, NDArray[np.float64]]
+    rankings: Mapping[str, Ranking]
     cost: costs.Cost
     whole: Mapping[str, int]  # what the model cost before any module was removed
     settings: Settings
@@ -80,19 +80,26 @@ class _Job:
         """The groups of the model."""
         return self.known.structure
 
+    @property
+    def unranked(self) -> set[str]:
+        """The groups that might go but that the criterion says nothing of; they stay whole."""
+        kinds = self.settings.granularity
+        return {g.name for g in self.structure.groups if g.kind in kinds} - self.rankings.keys()
+
     def groups(self, without: Collection[str] = ()) -> tuple[Group, ...]:
         """Return the groups that may be pruned."""
         kinds = self.settings.granularity
-        return tuple(g for g in self.structure.groups if g.kind in kinds and g.name not in without)
+        skipped = {*without, *self.unranked}
+        return tuple(g for g in self.structure.groups if g.kind in kinds and g.name not in skipped)
 
     def widths(self, groups: tuple[Group, ...], ties: Sequence[frozenset[str]]) -> allocate.Keep:
         """Return how many units each of `groups` keeps; all others keep theirs."""
         s = self.settings
-        scores = [self.scores[g.name] for g in groups]
+        ranked = [self.rankings[g.name] for g in groups]
         rounding = s.round_to, s.min_width
 
         def keep_at(ratio: float) -> allocate.Keep:
-            return allocate.rounded(groups, allocate.WANTS[s.scope](groups, scores, ratio), rounding, ties)
+            return allocate.rounded(groups, allocate.WANTS[s.scope](groups, ranked, ratio), rounding, ties)
 
         if isinstance(s.ratio, Mapping):
             return allocate.rounded(groups, [g.units * (1 - s.ratio_of(g.name)) for g in groups], rounding, ties)
@@ -116,7 +123,7 @@ class _Job:
         """Return the units that stay, by group, where the groups `without` are left whole."""
         groups = self.groups(without)
         keep = self.widths(groups, ties)
-        return {g.name: allocate.best(self.scores[g.name], k) for g, k in zip(groups, keep, strict=True)}
+        return {g.name: self.rankings[g.name].keep(k) for g, k in zip(groups, keep, strict=True)}
 
     def plan(self, kept: Kept, guesses: Guesses) -> Plan:
         """Turn kept units into a plan."""
@@ -142,7 +149,14 @@ class _Job:
         return Reference(self.known.captured, self.known.flow, self.structure.alive(kept), state)
 
 
-def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **settings: Any) -> PruneResult:
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    real_inputs: Any = None,
+    samples: Samples | None = None,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> PruneResult:
     """Remove whole channels from a copy of `model`; the keywords are the fields of `Settings`.
 
     The result is proved: it equals `model` with the same channels set to zero, on noise shaped like
@@ -150,8 +164,10 @@ def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **sett
     attribute reaches, are left whole and named in `frozen`. Input channels and outputs of the model stay.
     With form "graph" the result runs the captured graph, and sizes in it can change.
 
-    Raises UserError for impossible settings, weights that are not finite, real inputs that do not fit the
-    example, and a model that `torch.export` cannot capture.
+    `samples` are what criteria that go by data look at.
+
+    Raises UserError for impossible settings, a criterion that cannot rank this model, weights that are not
+    finite, real inputs that do not fit the example, and a model that `torch.export` cannot capture.
     """
     chosen = Settings(**settings)
     inputs = as_inputs(example_inputs)
@@ -163,7 +179,8 @@ def prune(model: nn.Module, example_inputs: Any, real_inputs: Any = None, **sett
         model, captured = shorter.model, capture(shorter.model, inputs)
     known = network_of(model, captured, inputs, chosen)
     cost = costs.of_network(known.captured, known.flow, known.structure)
-    job = _Job(model, lively(model), known, _scores(model, known.structure, chosen), cost, whole, chosen)
+    ranked, model = rankings(Evidence(model, known, samples, chosen, progress))
+    job = _Job(model, lively(model), known, ranked, cost, whole, chosen)
     result = _proved(job, inputs, real)
     if shorter is not None:
         result = _with_depth(result, shorter)
@@ -197,19 +214,6 @@ def _with_zeros(result: PruneResult) -> PruneResult:
     )
 
 
-def _scores(model: nn.Module, found: Structure, settings: Settings) -> dict[str, NDArray[np.float64]]:
-    criterion = find("pipeline.pruning.criteria", settings.criterion, Criterion)()
-    evidence = Evidence(tensors(model))
-    scores = {}
-    for group in found.groups:
-        values = criterion(group, evidence).detach().double().cpu().numpy()
-        if not np.isfinite(values).all():
-            names = ", ".join(m.tensor for m in group.producers)
-            raise UserError(f"weights are not finite: {names}; the checkpoint holds NaN or Inf, train it again")
-        scores[group.name] = values
-    return scores
-
-
 def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
     """Plan until the proof holds."""
     lessons = Lessons()
@@ -237,7 +241,10 @@ def _result(
     groups = tuple(g for g in job.structure.groups if g.name in kept)
     keep = tuple(len(kept[g.name]) for g in groups)
     before, after = job.whole, job.cost.after(groups, keep)
-    failed = tuple(m.tensor for g in job.structure.groups if g.name in unproven for m in g.producers)
+    failed, unranked = (
+        tuple(m.tensor for g in job.structure.groups if g.name in names for m in g.producers)
+        for names in (unproven, job.unranked)
+    )
     everything = job.groups()
     requested = job.settings.ratio
     if isinstance(requested, Mapping):
@@ -254,7 +261,11 @@ def _result(
         macs_after=after["macs"],
         params_before=before["params"],
         params_after=after["params"],
-        frozen={**job.structure.frozen, **({UNPROVEN: failed} if failed else {})},
+        frozen={
+            **job.structure.frozen,
+            **({UNPROVEN: failed} if failed else {}),
+            **({f"criterion {job.settings.criterion}": unranked} if unranked else {}),
+        },
         batch=job.known.fixed_batch,
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.plugins import did_you_mean
@@ -38,12 +39,14 @@ class Settings:
     relative to their group's mean; "isomorphic" does so among groups of equal structure only.
 
     Kept widths are the nearest multiples of `round_to`, not below `min_width`; a group never loses its last
-    unit. `ignore` names layers whose output channels stay, wildcards allowed. `form` "module" prunes the
-    model's own modules; "graph" the captured graph, whose written-in sizes can be changed.
+    unit. `criterion_options` are fields of the criterion. `ignore` names layers whose output channels stay,
+    wildcards allowed. `form` "module" prunes the model's own modules; "graph" the captured graph, whose
+    written-in sizes can be changed.
     """
 
     ratio: float | Mapping[str, float] = 0.5
     criterion: str = "l1"
+    criterion_options: Mapping[str, Any] = field(default_factory=dict)
     granularity: tuple[str, ...] = CHANNELS
     scope: str = "local"
     target: str = "ratio"

@@ -1,37 +1,104 @@
-"""The contract of a criterion: one score per unit of a coupled group, larger = keep."""
+"""The contract of a criterion: how it ranks the units of coupled groups, larger = keep."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar, Literal
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from pipeline.errors import UserError
+from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.groups import Group, Member
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What a criterion may look at: the model's parameters and buffers by name."""
+class Cost(Enum):
+    """What scoring takes."""
 
-    tensors: Mapping[str, Tensor]
+    WEIGHTS = "weights only"
+    FORWARD = "one pass over the samples"
+    GRADIENT = "one pass with gradients"
+    SUFFIX = "part of a pass per unit"
+    TRAINING = "trains the network"
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What a criterion says of one group of coupled channels.
+
+    `scores` has shape (units,), larger = keep. `pick` returns the units to keep when `k` stay, where those are
+    not simply the `k` of highest score. `spectrum` are eigenvalues, (units,), of how the units' responses vary
+    together, where the criterion has them: what they say of the width a group needs, allocators can use.
+    """
+
+    scores: NDArray[np.float64]
+    pick: Callable[[int], Sequence[int]] | None = None
+    spectrum: NDArray[np.float64] | None = None
+
+    def keep(self, k: int) -> tuple[int, ...]:
+        """Return the `k` units that stay, ascending; of equal ones the first."""
+        chosen = np.argsort(-self.scores, kind="stable")[:k] if self.pick is None else np.asarray(self.pick(k))
+        return tuple(np.sort(chosen).tolist())
 
 
 @dataclass(frozen=True)
 class Criterion(ABC):
-    """Scores the units of a group. Its fields are its whole configuration."""
+    """Ranks the units of groups. Its fields are its whole configuration.
+
+    A group's score is that of all its members together: removing a unit removes the channel from every layer
+    that makes or reads it, so its scores are summed or averaged over them, as each criterion says.
+    """
+
+    cost: ClassVar[Cost] = Cost.WEIGHTS
+    reconstructs: ClassVar[Literal["scale", "full"] | None] = None  # the refit of what reads, part of the method
 
     @abstractmethod
-    def __call__(self, group: Group, evidence: Evidence) -> Tensor:
-        """Return the scores, shape (units,), larger = keep; only their order within the group matters."""
+    def rank(self, groups: Sequence[Group], evidence: Evidence) -> Mapping[str, Ranking]:
+        """Return the ranking of every group, by name; groups that it cannot rank, it leaves out.
+
+        Raises UserError where it has no samples but needs them, and for a network that it says nothing about.
+        """
+
+    def learn(self, evidence: Evidence) -> nn.Module:
+        """Return the model to rank and prune: the one given, or a copy that this criterion trained first."""
+        return evidence.model
 
 
-def slices(member: Member, evidence: Evidence) -> Tensor:
+@dataclass(frozen=True)
+class WeightCriterion(Criterion):
+    """A criterion that looks at nothing but one group's weights."""
+
+    def rank(self, groups: Sequence[Group], evidence: Evidence) -> Mapping[str, Ranking]:
+        """Score every group by itself."""
+        return {g.name: ranking(self.score(g, evidence.tensors)) for g in groups}
+
+    @abstractmethod
+    def score(self, group: Group, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return the scores, shape (units,), larger = keep."""
+
+
+def ranking(scores: Tensor) -> Ranking:
+    """Return scores as a ranking."""
+    return Ranking(scores.detach().double().cpu().numpy())
+
+
+def slices(member: Member, tensors: Mapping[str, Tensor]) -> Tensor:
     """Return the weights behind every position of a member's dimension as float rows, (positions, n)."""
-    weight = evidence.tensors[member.tensor].detach()
+    weight = tensors[member.tensor].detach()
     return weight.movedim(member.dim, 0).flatten(1).float() if weight.ndim > 1 else weight[:, None].float()
 
 
 def per_unit(member: Member, scores: Tensor) -> Tensor:
     """Sum scores of single positions, shape (positions,), to scores of units, shape (units,)."""
     return scores[torch.from_numpy(member.index).to(scores.device)].sum(1)
+
+
+def refuse_if_empty(found: Mapping[str, Ranking], groups: Sequence[Group], line: str) -> Mapping[str, Ranking]:
+    """Return the rankings, unless there are groups and it ranks none. Raises UserError with `line` then."""
+    if groups and not found:
+        raise UserError(line)
+    return found

@@ -1,0 +1,45 @@
+"""The ranking of a network's units by the criterion that the settings name."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.options import Where, model_of, validate, values
+from pipeline.plugins import find
+from pipeline.pruning.criteria.base import Criterion, Ranking
+from pipeline.pruning.evidence import Evidence
+from pipeline.pruning.groups import Group
+
+CRITERIA = "pipeline.pruning.criteria"
+
+
+def criterion_of(name: str, options: Mapping[str, Any]) -> Criterion:
+    """Return the criterion of a name with its options set. Raises UserError for a wrong name or option."""
+    kind = find(CRITERIA, name, Criterion)
+    return kind(**values(validate(model_of(kind), options, Where(f"criterion {name}"))))
+
+
+def rankings(evidence: Evidence) -> tuple[Mapping[str, Ranking], nn.Module]:
+    """Rank the groups that may go; return also the model that was ranked.
+
+    That is a trained copy where the criterion learns, else the one given. Raises UserError for weights or
+    samples whose scores are no numbers.
+    """
+    settings = evidence.settings
+    criterion = criterion_of(settings.criterion, settings.criterion_options)
+    groups = [g for g in evidence.network.structure.groups if g.kind in settings.granularity]
+    model = criterion.learn(evidence) if groups else evidence.model
+    found = criterion.rank(groups, replace(evidence, model=model)) if groups else {}
+    _check(found, groups)
+    return found, model
+
+
+def _check(found: Mapping[str, Ranking], groups: Sequence[Group]) -> None:
+    for group in groups:
+        if group.name in found and not np.isfinite(found[group.name].scores).all():
+            names = ", ".join(m.tensor for m in group.producers)
+            raise UserError(f"weights are not finite: {names}; the checkpoint holds NaN or Inf, train it again")
