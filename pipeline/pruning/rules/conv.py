@@ -1,7 +1,5 @@
 """Convolutions: dense, grouped and depthwise, forward and transposed, in any number of spatial dimensions."""
 
-import numpy as np
-
 from pipeline.pruning.channels import Ids
 from pipeline.pruning.rules.base import Call, Flow, Labels, makes, reads, rule
 
@@ -62,14 +60,10 @@ def _grouped(flow: Flow, call: Call, ids: Ids | None, weight: Labels) -> None:
         flow.keep(columns)
         first = ids.reshape(groups, -1)[:, :1]
         for side in (ids.reshape(groups, -1), rows.reshape(groups, -1)):
-            flow.unite(*_flat(first, side))
+            flow.unite_all(first, side)
         flow.literal(call, "groups", first[:, 0])
     else:
         for side in (ids.reshape(groups, -1), rows.reshape(groups, -1)):
-            flow.unite(*_flat(side[:1], side))
+            flow.unite_all(side[:1], side)
         flow.unite(ids[: per_group[1]], columns)
         reads(flow, columns)
-
-
-def _flat(a: Ids, b: Ids) -> tuple[Ids, Ids]:
-    return np.broadcast_to(a, b.shape).ravel(), b.ravel()
