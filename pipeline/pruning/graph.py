@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.export.graph_signature import OutputKind
 from torch.fx.graph import _PyTreeInfo
 
 from pipeline.errors import UserError
@@ -193,9 +192,7 @@ class _Cutter:
 
     def _output(self, node: fx.Node) -> None:
         results: Any = node.args[0]
-        specs = self._known.captured.program.graph_signature.output_specs
-        shown = [r for r, spec in zip(results, specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
-        self._graph.output(fx.node.map_arg(tuple(shown), self._made.__getitem__))
+        self._graph.output(fx.node.map_arg(tuple(self._known.captured.shown(results)), self._made.__getitem__))
 
 
 def _written(node: fx.Node, name: str, index: int | None) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from pipeline.pruning.channels import Alive, Ids, kept, stays
 from pipeline.pruning.interpret import GraphRunner
 from pipeline.pruning.rules.base import Flow, Labels, Literal
-from pipeline.pruning.trace import Captured, arguments, op_name
+from pipeline.pruning.trace import Captured, arguments, op_name, split_by_schema
 
 _OPS = """layer_norm rms_norm group_norm batch_norm mean sum amax amin max min logsumexp var std linalg_vector_norm norm
     prod matmul bmm mm mv dot addmm baddbmm einsum scaled_dot_product_attention"""
@@ -70,7 +70,8 @@ class Reference(GraphRunner):
                 given[literal.name] = [*given[literal.name]]
                 given[literal.name][literal.index] = length
         labels = self._flow.values[node]
-        result = _call(node, given)
+        positional, keyword = split_by_schema(node, given)
+        result = node.target(*positional, **keyword)  # type: ignore[operator]
         if isinstance(labels, tuple):
             return tuple(self._spread(r, item) for r, item in zip(result, labels, strict=True))
         return self._spread(result, labels)
@@ -83,11 +84,3 @@ class Reference(GraphRunner):
             full = small.new_zeros((*small.shape[:dim], labels.shape[dim], *small.shape[dim + 1 :]))
             small = full.index_copy_(dim, torch.from_numpy(positions).to(small.device), small)
         return small
-
-
-def _call(node: fx.Node, given: Mapping[str, Any]) -> Any:
-    """Call an op with arguments by name."""
-    target: Any = node.target
-    keyword = {a.name for a in target._schema.arguments if a.kwarg_only}
-    positional = [v for k, v in given.items() if k not in keyword]
-    return target(*positional, **{k: v for k, v in given.items() if k in keyword})
