@@ -226,6 +226,20 @@ class Windows(nn.Module):
         return self.head(y.mean(1))
 
 
+class Mixed(nn.Module):
+    """Tokens mixed by convolutions with a kernel of one, whose space is the channels, as in gMLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(4, 16)
+        self.mix = nn.Conv1d(6, 8, 1)
+        self.grow = nn.ConvTranspose1d(8, 10, 1)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.grow(F.relu(self.mix(F.relu(self.stem(x)))))))
+
+
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "lenet": (LeNet, (2, 1, 28, 28)),
     "vgg": (VGG, (2, 3, 32, 32)),
