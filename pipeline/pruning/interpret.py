@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, fx
-from torch.export.graph_signature import OutputKind
 
 from pipeline.pruning.trace import Captured
 
@@ -35,10 +34,7 @@ class GraphRunner(fx.Interpreter):
             for n in self.graph.nodes
             if n.op == "placeholder"
         ]
-        results = self.run(*feeds)
-        specs = self._captured.program.graph_signature.output_specs
-        shown = [r for r, spec in zip(results, specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
-        return [r for r in shown if isinstance(r, Tensor)]
+        return [r for r in self._captured.shown(self.run(*feeds)) if isinstance(r, Tensor)]
 
 
 def _double(tensor: Tensor) -> Tensor:
