@@ -6,7 +6,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.plugins import names
-from pipeline.pruning import PruneResult, prune
+from pipeline.pruning import PruneResult, prune, score
 from pipeline.pruning.criteria.base import Cost, Criterion
 from pipeline.pruning.criteria.l1 import L1
 from pipeline.pruning.criteria.l2 import L2
@@ -98,3 +98,12 @@ def test_norms_sum_over_every_coupled_producer_and_nothing_else(criterion: Crite
                 values = [abs(v) for v in tensors[tensor][c].flatten().double().tolist()]
                 wanted[unit] += sum(v**norm for v in values) ** (1 / norm)
     assert criterion.score(group, tensors).tolist() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_scored_once_and_pruned_twice_is_as_scored_each_time() -> None:
+    model, x = built("vgg")
+    seen = samples(x)
+    scored = score(model, x, seen, criterion="apoz")
+    for ratio in (0.3, 0.6):
+        again = prune(model, x, samples=seen, criterion="apoz", ratio=ratio)
+        assert prune(model, x, scored=scored, criterion="apoz", ratio=ratio).plan == again.plan

@@ -149,12 +149,37 @@ class _Job:
         return Reference(self.known.captured, self.known.flow, self.structure.alive(kept), state)
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What a criterion says of a model's groups; `model` is a trained copy where the criterion learns."""
+
+    rankings: Mapping[str, Ranking]
+    model: nn.Module
+
+
+def score(
+    model: nn.Module,
+    example_inputs: Any,
+    samples: Samples | None = None,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> Scored:
+    """Score a model once, to prune it to several ratios; the keywords are the fields of `Settings`.
+
+    Raises UserError as `prune` does.
+    """
+    chosen, inputs = Settings(**settings), as_inputs(example_inputs)
+    known = network_of(model, capture(model, inputs), inputs, chosen)
+    return Scored(*rankings(Evidence(model, known, samples, chosen, progress)))
+
+
 def prune(
     model: nn.Module,
     example_inputs: Any,
     real_inputs: Any = None,
     samples: Samples | None = None,
     progress: Progress = SILENT,
+    scored: Scored | None = None,
     **settings: Any,
 ) -> PruneResult:
     """Remove whole channels from a copy of `model`; the keywords are the fields of `Settings`.
@@ -164,7 +189,8 @@ def prune(
     attribute reaches, are left whole and named in `frozen`. Input channels and outputs of the model stay.
     With form "graph" the result runs the captured graph, and sizes in it can change.
 
-    `samples` are what criteria that go by data look at.
+    `samples` are what criteria that go by data look at. `scored` is what `score` returned for the same model and
+    settings: it is not scored again, and of a criterion that learns, the trained model is what is pruned.
 
     Raises UserError for impossible settings, a criterion that cannot rank this model, weights that are not
     finite, real inputs that do not fit the example, and a model that `torch.export` cannot capture.
@@ -179,7 +205,8 @@ def prune(
         model, captured = shorter.model, capture(shorter.model, inputs)
     known = network_of(model, captured, inputs, chosen)
     cost = costs.of_network(known.captured, known.flow, known.structure)
-    ranked, model = rankings(Evidence(model, known, samples, chosen, progress))
+    scored = scored or Scored(*rankings(Evidence(model, known, samples, chosen, progress)))
+    ranked, model = scored.rankings, scored.model
     job = _Job(model, lively(model), known, ranked, cost, whole, chosen)
     result = _proved(job, inputs, real)
     if shorter is not None:
