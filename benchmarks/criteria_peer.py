@@ -44,7 +44,7 @@ def cut(model: nn.Module, name: str, wanted: dict[str, int]) -> None:
         "fpgm": tp.importance.FPGMImportance,
         "taylor": tp.importance.TaylorImportance,
         "lamp": tp.importance.LAMPImportance,
-        "group_norm": tp.importance.GroupNormImportance,
+        "group_norm": lambda: tp.importance.GroupMagnitudeImportance(p=2),
     }
     modules = dict(model.named_modules())
     heads = [m for m in modules.values() if isinstance(m, nn.Linear)]

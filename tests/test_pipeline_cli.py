@@ -11,7 +11,7 @@ import onnx
 import pytest
 from conftest import ROOT, environment, one_line, run_cli, write_project
 
-from pipeline import fingerprint
+from pipeline import fingerprint, plugins
 
 VERBS = sorted(p.stem for p in (ROOT / "pipeline" / "commands").glob("[a-z]*.py"))
 
@@ -155,3 +155,11 @@ def test_schema_targets_and_doctor(tmp_path: Path) -> None:
     doctor = run_cli("doctor", cwd=tmp_path)
     assert "target cpu" in doctor.stdout
     assert "int8 instructions" in doctor.stdout
+
+
+def test_criteria_lists_every_criterion_with_what_scoring_takes(tmp_path: Path) -> None:
+    done = run_cli("criteria", cwd=tmp_path)
+    assert done.returncode == 0
+    for name in plugins.names("pipeline.pruning.criteria"):
+        assert f" {name} " in done.stdout
+    assert "one pass over the samples" in done.stdout

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.training.schedule import cumulative, increments
+from pipeline.training.stepwise import cumulative, increments
 
 CURVES = ["linear", "geometric", "cubic"]
 
