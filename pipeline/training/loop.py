@@ -2,16 +2,14 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pipeline.data.base import Data
 from pipeline.errors import UserError
@@ -21,8 +19,7 @@ from pipeline.training.batches import Batches
 from pipeline.training.config import Training, rate
 from pipeline.training.device import device_of, place, resolve_bf16, resolve_device, to_device
 from pipeline.training.evaluate import Score, evaluate
-
-Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]  # model, inputs, labels -> loss to descend
+from pipeline.training.objective import CrossEntropy, Objective
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 
@@ -47,11 +44,6 @@ class History:
         return max(range(len(self.epochs)), key=lambda i: (self.epochs[i].validation.top1, i))
 
 
-def cross_entropy(model: nn.Module, x: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the mean cross entropy of a classifier on a batch."""
-    return F.cross_entropy(model(x), y, label_smoothing=label_smoothing)
-
-
 def fit(
     model: nn.Module,
     data: Data,
@@ -63,12 +55,12 @@ def fit(
     """Train `model` in place; it ends with the weights of the best epoch on `data.validation`.
 
     `folder` receives a checkpoint after every epoch, and a call with the same folder goes on from there: the
-    result equals that of an uninterrupted run bit for bit. `objective` replaces cross entropy. The model is
-    back on its device at the end, in evaluation mode. Raises UserError for a loss that diverges, and for a
-    folder of another training.
+    result equals that of an uninterrupted run bit for bit. `objective` replaces cross entropy; it moves to where
+    training is, and what it trains is part of the checkpoint. The model is back on its device at the end, in
+    evaluation mode. Raises UserError for a loss that diverges, and for a folder of another training.
     """
     home = device_of(model)
-    run = _Run(model, data, config, folder, objective)
+    run = _Run(model, data, config, folder, objective or CrossEntropy(config.label_smoothing))
     history = run.resume()
     for epoch in range(len(history.epochs), config.epochs):
         history = run.epoch(epoch, history, progress)
@@ -82,17 +74,18 @@ def fit(
 class _Run:
     """One training: the optimizer, the batches, and the checkpoints of a folder."""
 
-    def __init__(
-        self, model: nn.Module, data: Data, config: Training, folder: Path, objective: Objective | None
-    ) -> None:
+    def __init__(self, model: nn.Module, data: Data, config: Training, folder: Path, objective: Objective) -> None:
         self.model, self.data, self.config, self.folder = model, data, config, folder
-        self.objective = objective or partial(cross_entropy, label_smoothing=config.label_smoothing)
-        self.identity = _identity(model, data, config)
+        self.objective = objective
+        self.identity = _identity(model, data, config, objective)
         self.device = resolve_device(config.accelerator)
         self.bf16 = resolve_bf16(config.precision, self.device)
         place(model, self.device, torch.channels_last)
+        place(objective, self.device, torch.channels_last)
+        named = {"model": dict(model.named_parameters()), "objective": objective.trained()}
+        self.trained = {f"{part}.{name}": p for part, own in named.items() for name, p in own.items()}
         self.optimizer = torch.optim.SGD(
-            model.parameters(),
+            self.trained.values(),
             lr=config.lr,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
@@ -113,12 +106,10 @@ class _Run:
                 f"{path}: comes from a training with other settings, data or start weights; "
                 "give another folder, or remove this one to start over"
             )
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "momentum": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
+        parts = state.split(tensors)
         self.model.load_state_dict(parts["model"])
-        state.restore_momentum(self.model, self.optimizer, parts["momentum"])
+        self.objective.load_state_dict(parts.get("objective", {}), strict=False)  # a teacher is not in there
+        state.restore_optimizer(self.trained, self.optimizer, parts.get("optimizer", {}))
         return _history(header)
 
     def epoch(self, epoch: int, history: History, progress: Progress) -> History:
@@ -155,7 +146,7 @@ class _Run:
             group["lr"] = rate(self.config, step, self.steps)
         self.optimizer.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss = self.objective(self.model, x, y)
+            loss: Tensor = self.objective(self.model, x, y)
         torch.autograd.backward(loss)
         self.optimizer.step()
         return loss.item()
@@ -174,9 +165,12 @@ class _Run:
         header = {"identity": self.identity, "epochs": [asdict(epoch) for epoch in history.epochs]}
         if history.best == len(history.epochs) - 1:
             state.save(self.folder / BEST, weights, header)
-        both = {f"model.{name}": tensor for name, tensor in weights.items()}
-        both |= {f"momentum.{n}": t for n, t in state.momentum(self.model, self.optimizer).items()}
-        state.save(self.folder / LAST, both, header)
+        parts = {
+            "model": weights,
+            "objective": self.objective.trained(),
+            "optimizer": state.of_optimizer(self.trained, self.optimizer),
+        }
+        state.save(self.folder / LAST, state.joined(parts), header)
 
 
 def _history(header: dict[str, Any]) -> History:
@@ -184,10 +178,11 @@ def _history(header: dict[str, Any]) -> History:
     return History(tuple(Epoch(e["loss"], Score(**e["validation"])) for e in header["epochs"]))
 
 
-def _identity(model: nn.Module, data: Data, config: Training) -> str:
+def _identity(model: nn.Module, data: Data, config: Training, objective: Objective) -> str:
     """Return a digest of what a run starts from: settings, start weights, size of the data."""
-    h = hashlib.sha256(repr((config, len(data.train), len(data.validation))).encode())
-    for name, tensor in model.state_dict().items():
+    descended = (type(objective).__qualname__, objective.extra_repr())
+    h = hashlib.sha256(repr((config, len(data.train), len(data.validation), descended)).encode())
+    for name, tensor in (*model.state_dict().items(), *objective.state_dict().items()):
         h.update(name.encode())
         h.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return h.hexdigest()
