@@ -1,5 +1,4 @@
 import json
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -7,38 +6,14 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from training_runs import DATA, QUICK, Interrupting, equal, make_model, make_split, weights
 
-from pipeline.data.base import ArraySplit, Data
+from pipeline.data.base import ArraySplit
 from pipeline.errors import UserError
-from pipeline.models.resnet import resnet
 from pipeline.training.config import Training, rate
 from pipeline.training.evaluate import evaluate
 from pipeline.training.loop import BEST, LAST, fit
 from pipeline.training.objective import Objective
-
-
-def make_split(n, seed):
-    """Images whose class is the quadrant that is bright."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 4, n)
-    x = rng.normal(0, 0.3, (n, 1, 8, 8)).astype(np.float32)
-    for i, label in enumerate(y):
-        row, column = 4 * (label // 2), 4 * (label % 2)
-        x[i, 0, row : row + 4, column : column + 4] += 1
-    return ArraySplit(x, y)
-
-
-def noisy(x, rng):
-    return x + rng.normal(0, 0.1, x.shape).astype(np.float32)
-
-
-DATA = Data(make_split(70, 0), make_split(40, 1), make_split(8, 2), make_split(40, 3), tuple("abcd"), noisy)
-QUICK = Training(epochs=3, batch_size=16, lr=0.05, precision="f32", accelerator="cpu")
-
-
-def make_model():
-    """A small ResNet with dropout in front: every kind of randomness that a run has."""
-    return nn.Sequential(nn.Dropout(0.1), resnet(8, 4, in_channels=1, classes=4))
 
 
 class Seeing(Objective):
@@ -52,32 +27,6 @@ class Seeing(Objective):
         out = model(x)
         self.look(x, y, out)
         return nn.functional.cross_entropy(out, y)
-
-
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-class Interrupting:
-    """A progress that presses Ctrl-C after some steps, and keeps the notes."""
-
-    def __init__(self, after=10**9):
-        self.left, self.notes, self.labels = after, [], []
-
-    @contextmanager
-    def bar(self, label, total):
-        self.labels.append((label, total))
-        yield self
-
-    def advance(self, steps=1, note=""):
-        self.notes.append(note)
-        self.left -= steps
-        if self.left <= 0:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")

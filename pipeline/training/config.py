@@ -30,6 +30,36 @@ class Training:
     accelerator: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")] = "auto"
 
 
+@dataclass(frozen=True)
+class Distillation:
+    """A loss that mixes the labels with what a teacher says.
+
+    response: Hinton et al., arXiv 1503.02531; feature: Romero et al., FitNets, ICLR 2015; relations: Park et
+    al., RKD, CVPR 2019.
+    """
+
+    response: Annotated[float, Field(ge=0, allow_inf_nan=False, description="weight of the softened answers")] = 0.9
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False, description="that softens them")] = 4.0
+    hard: Annotated[float, Field(ge=0, allow_inf_nan=False, description="weight of the labels")] = 0.1
+    feature: Annotated[
+        float, Field(ge=0, allow_inf_nan=False, description="weight of the feature maps, after learned regressors")
+    ] = 0.0
+    taps: Annotated[
+        tuple[str, ...] | None,
+        Field(min_length=1, description="modules whose outputs are compared; null: the last at each resolution"),
+    ] = None
+    relation_distance: Annotated[
+        float, Field(ge=0, allow_inf_nan=False, description="weight of the distances between samples; 25 in the paper")
+    ] = 0.0
+    relation_angle: Annotated[
+        float, Field(ge=0, allow_inf_nan=False, description="weight of the angles between samples; 50 in the paper")
+    ] = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.response or self.feature or self.relation_distance or self.relation_angle):
+            raise ValueError("nothing is learned from the teacher; give a weight, or leave distill out")
+
+
 def rate(config: Training, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of a step: linear up to `lr` over the warm-up, then half a cosine to zero."""
     warmup = round(config.warmup * steps_per_epoch)
