@@ -10,10 +10,11 @@ from training_runs import DATA, QUICK, Interrupting, equal, make_model, make_spl
 
 from pipeline.data.base import ArraySplit
 from pipeline.errors import UserError
-from pipeline.training.config import Training, rate
+from pipeline.training.config import Training
 from pipeline.training.evaluate import evaluate
 from pipeline.training.loop import BEST, LAST, fit
 from pipeline.training.objective import Objective
+from pipeline.training.schedule import rate
 
 
 class Seeing(Objective):

@@ -16,10 +16,13 @@ from pipeline.errors import UserError
 from pipeline.progress import SILENT, Bar, Progress
 from pipeline.training import state
 from pipeline.training.batches import Batches
-from pipeline.training.config import Training, rate
-from pipeline.training.device import device_of, place, resolve_bf16, resolve_device, to_device
+from pipeline.training.config import Training
+from pipeline.training.device import device_of, place, resolve_device, resolve_dtype, to_device
 from pipeline.training.evaluate import Score, evaluate
+from pipeline.training.mixing import mixer
 from pipeline.training.objective import CrossEntropy, Objective
+from pipeline.training.optim import average, optimizer
+from pipeline.training.schedule import rate
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 
@@ -79,20 +82,21 @@ class _Run:
         self.objective = objective
         self.identity = _identity(model, data, config, objective)
         self.device = resolve_device(config.accelerator)
-        self.bf16 = resolve_bf16(config.precision, self.device)
+        self.dtype = resolve_dtype(config.precision, self.device)
         place(model, self.device, torch.channels_last)
         place(objective, self.device, torch.channels_last)
         named = {"model": dict(model.named_parameters()), "objective": objective.trained()}
         self.trained = {f"{part}.{name}": p for part, own in named.items() for name, p in own.items()}
-        self.optimizer = torch.optim.SGD(
-            self.trained.values(),
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=config.momentum > 0,
-        )
-        self.batches = Batches(data, config.batch_size, config.seed)
+        self.optimizer = optimizer(config, self.trained.values())
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.average = average(model, config.ema)
+        self.batches = Batches(data, config.batch_size, config.seed, mixer(config, len(data.classes)))
         self.steps = max(1, round((config.epoch_size or len(data.train)) / self.batches.batch_size))
+
+    @property
+    def kept(self) -> nn.Module:
+        """What is validated and kept: the averaged weights where there are some."""
+        return self.model if self.average is None else self.average.module
 
     def resume(self) -> History:
         """Take up the folder's last checkpoint, if it has one."""
@@ -110,6 +114,10 @@ class _Run:
         self.model.load_state_dict(parts["model"])
         self.objective.load_state_dict(parts.get("objective", {}), strict=False)  # a teacher is not in there
         state.restore_optimizer(self.trained, self.optimizer, parts.get("optimizer", {}))
+        if self.average is not None:
+            self.average.load_state_dict(parts["ema"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(header["scaler"])
         return _history(header)
 
     def epoch(self, epoch: int, history: History, progress: Progress) -> History:
@@ -117,7 +125,7 @@ class _Run:
         with progress.bar(f"epoch {epoch + 1}/{self.config.epochs}", self.steps) as bar:
             known = f"  validation {history.epochs[-1].validation.top1:.2%}" if history.epochs else ""
             loss = self._train(epoch, bar, known)
-            score = evaluate(self.model, self.data.validation)
+            score = evaluate(self.kept, self.data.validation)
             self._check(score.loss, "validation loss", (epoch + 1) * self.steps - 1)
             bar.advance(0, f"loss {loss:.3f}  validation {score.top1:.2%}")
         history = replace(history, epochs=(*history.epochs, Epoch(loss, score)))
@@ -145,10 +153,13 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.config, step, self.steps)
         self.optimizer.zero_grad()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             loss: Tensor = self.objective(self.model, x, y)
-        torch.autograd.backward(loss)
-        self.optimizer.step()
+        torch.autograd.backward(self.scaler.scale(loss))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         return loss.item()
 
     def _check(self, loss: float, name: str, step: int) -> None:
@@ -161,16 +172,16 @@ class _Run:
 
     def _save(self, history: History) -> None:
         """Write the best weights first: a run killed in between repeats its epoch and writes them again."""
-        weights = self.model.state_dict()
         header = {"identity": self.identity, "epochs": [asdict(epoch) for epoch in history.epochs]}
         if history.best == len(history.epochs) - 1:
-            state.save(self.folder / BEST, weights, header)
+            state.save(self.folder / BEST, self.kept.state_dict(), header)
         parts = {
-            "model": weights,
+            "model": self.model.state_dict(),
             "objective": self.objective.trained(),
             "optimizer": state.of_optimizer(self.trained, self.optimizer),
+            "ema": self.average.state_dict() if self.average is not None else {},
         }
-        state.save(self.folder / LAST, state.joined(parts), header)
+        state.save(self.folder / LAST, state.joined(parts), {**header, "scaler": self.scaler.state_dict()})
 
 
 def _history(header: dict[str, Any]) -> History:
