@@ -112,3 +112,36 @@ def test_the_verb_finds_the_teacher_without_being_told(pruned: tuple[Path, Path,
     )
     assert done.returncode == 0, done.stderr
     assert figures(path.parent / "tuned")["taps"] == ["2"]
+
+
+def test_from_scratch_keeps_the_architecture_and_nothing_that_was_learned(
+    pruned: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    path, _, prune = pruned
+    shared = shared_of(recipe.load(path))
+    start = checkpoint.load(prune, shared["model"], shared["data"])[0].state_dict()
+    drawn = run(pruned, tmp_path / "drawn", "from_scratch=true", "epochs=0", "seed=3")
+    again = run(pruned, tmp_path / "again", "from_scratch=true", "epochs=0", "seed=3")
+    trained = run(pruned, tmp_path / "trained", "from_scratch=true", "distill={}")
+    assert {n: t.shape for n, t in drawn.items()} == {n: t.shape for n, t in start.items()}
+    for name, tensor in drawn.items():
+        assert torch.equal(tensor, again[name])
+        if name.endswith("weight") and tensor.ndim > 1:
+            assert not torch.isclose(tensor, start[name]).any()
+            assert not torch.equal(tensor, trained[name])
+    assert figures(tmp_path / "trained")["from_scratch"] is True
+    assert "from_scratch" not in figures(prune)
+
+
+def test_weights_at_zero_stay_there_from_scratch_too(project: Path, tmp_path: Path) -> None:
+    loaded = recipe.load(project, ["stages.prune={granularity: [weight], ratio: 0.5, dead: false}"])
+    shared = shared_of(loaded)
+    for name in ("source", "prune"):
+        (tmp_path / name).mkdir()
+        loaded.stage(name, shared).run({"previous": Artifact(tmp_path / "source", "")}, tmp_path / name, SILENT)
+    start = checkpoint.load(tmp_path / "prune", shared["model"], shared["data"])[0].state_dict()
+    trained = run((project, tmp_path / "source", tmp_path / "prune"), tmp_path / "out", "from_scratch=true")
+    for name in ("0.weight", "3.weight", "8.weight"):
+        assert (start[name] == 0).any()
+        assert torch.equal(start[name] == 0, trained[name] == 0)
+        assert not torch.isclose(start[name], trained[name])[start[name] != 0].any()

@@ -1,7 +1,7 @@
 """Training after pruning, or from scratch where the recipe gives no weights."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -33,6 +33,10 @@ class Finetune(Training, Stage):
     data: DataSpec
     distill: Annotated[Distillation | None, Field(description="learn from the source model too; null: do not")] = None
 
+    from_scratch: Annotated[
+        bool, Field(description="draw the weights anew: the rival that the pruned weights must beat at equal compute")
+    ] = False
+
     def reads(self) -> tuple[str, ...]:
         """The teacher is read where there is one."""
         return (PREVIOUS, SOURCE) if self.distill else (PREVIOUS,)
@@ -40,12 +44,10 @@ class Finetune(Training, Stage):
     def run(self, inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> None:
         """Write the trained model's folder. Interrupted, the next run goes on after the last whole epoch."""
         from pipeline import checkpoint
-        from pipeline.pruning.sparsity import hold
         from pipeline.training.loop import fit
 
         model, plans = checkpoint.load(inputs[PREVIOUS].path, self.model, self.data)
-        zeroed = {name for plan in plans for name in plan.zeroed}
-        hold(model, {name: p.detach() != 0 for name, p in model.named_parameters() if name in zeroed})
+        self._prepare(model, {name for plan in plans for name in plan.zeroed})
         config = Training(**{f.name: getattr(self, f.name) for f in fields(Training)})
         epochs = out / "epochs"
         shutil.rmtree(out / "finished", ignore_errors=True)
@@ -58,10 +60,22 @@ class Finetune(Training, Stage):
             "validation_top1": best.validation.top1 if best else None,
             "loss": [epoch.loss for epoch in history.epochs],
             **({"taps": [tap.name for tap in objective.taps]} if objective else {}),
+            **({"from_scratch": True} if self.from_scratch else {}),
         }
         checkpoint.save(out, model, plans, self.data, figures)
         finished = epochs.rename(out / "finished")  # in one step: half of it would not resume
         shutil.rmtree(finished)
+
+    def _prepare(self, model: "nn.Module", zeroed: Collection[str]) -> None:
+        """Draw weights anew if that is asked for, and see to it that those put to zero stay there."""
+        from pipeline.pruning.sparsity import hold
+        from pipeline.training.scratch import keep_zeros, reinitialise
+
+        mask = {name: p.detach() != 0 for name, p in model.named_parameters() if name in zeroed}
+        if self.from_scratch:
+            reinitialise(model, self.seed)
+            keep_zeros(model, mask)
+        hold(model, mask)
 
     def _distilled(
         self, settings: Distillation, config: Training, student: "nn.Module", source: Artifact
