@@ -9,7 +9,7 @@ form="graph" cuts the captured graph instead of the modules, which also changes 
 
 from pipeline.pruning.counters import Counts, count
 from pipeline.pruning.dead import DeadResult, remove_dead
-from pipeline.pruning.engine import PruneResult, Scored, prune, score
+from pipeline.pruning.engine import PruneResult, Scored, groups_of, prune, score
 from pipeline.pruning.plan import Plan, replay
 from pipeline.pruning.samples import Samples
 from pipeline.pruning.settings import Settings
@@ -27,6 +27,7 @@ __all__ = [
     "Settings",
     "SparseResult",
     "count",
+    "groups_of",
     "prune",
     "remove_dead",
     "replay",

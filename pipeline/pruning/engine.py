@@ -157,6 +157,13 @@ class Scored:
     model: nn.Module
 
 
+def groups_of(model: nn.Module, example_inputs: Any, **settings: Any) -> tuple[Group, ...]:
+    """Return the groups that may go, in the order of the layers that make them. Raises UserError as `prune` does."""
+    chosen, inputs = Settings(**settings), as_inputs(example_inputs)
+    known = network_of(model, capture(model, inputs), inputs, chosen)
+    return tuple(g for g in known.structure.groups if g.kind in chosen.granularity)
+
+
 def score(
     model: nn.Module,
     example_inputs: Any,

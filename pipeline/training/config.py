@@ -47,6 +47,24 @@ class Training:
     ] = "auto"
     accelerator: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")] = "auto"
 
+    @property
+    def window(self) -> range:
+        """The epochs to run."""
+        return range(self.epochs)
+
+
+@dataclass(frozen=True)
+class Part(Training):
+    """Some epochs of a training."""
+
+    first: int = 0
+    stop: int = 0
+
+    @property
+    def window(self) -> range:
+        """The epochs to run."""
+        return range(self.first, self.stop)
+
 
 @dataclass(frozen=True)
 class Distillation:

@@ -59,13 +59,14 @@ def fit(
 
     `folder` receives a checkpoint after every epoch, and a call with the same folder goes on from there: the
     result equals that of an uninterrupted run bit for bit. `objective` replaces cross entropy; it moves to where
-    training is, and what it trains is part of the checkpoint. The model is back on its device at the end, in
+    training is, and what it trains is part of the checkpoint. Of a `Part`, its epochs run, with the learning rates,
+    batches and random numbers that they have in the whole. The model is back on its device at the end, in
     evaluation mode. Raises UserError for a loss that diverges, and for a folder of another training.
     """
     home = device_of(model)
     run = _Run(model, data, config, folder, objective or CrossEntropy(config.label_smoothing))
     history = run.resume()
-    for epoch in range(len(history.epochs), config.epochs):
+    for epoch in config.window[len(history.epochs) :]:
         history = run.epoch(epoch, history, progress)
     if history.epochs:
         model.load_state_dict(state.load(folder / BEST)[0])

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.training.config import Training
+from pipeline.training.config import Distillation, Training
 
 Curve = Literal["linear", "geometric", "cubic"]
 
@@ -35,6 +35,9 @@ class Schedule:
     finetune: Annotated[Training, Field(description="the training after every step; of during, the whole one")] = field(
         default_factory=lambda: Training(epochs=1, lr=0.02, warmup=0.0)
     )
+    distill: Annotated[
+        Distillation | None, Field(description="learn from the model as it was before the first step; null: do not")
+    ] = None
 
 
 def cumulative(curve: Curve, steps: int, ratio: float) -> tuple[float, ...]:
