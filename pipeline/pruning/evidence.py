@@ -33,6 +33,7 @@ class Evidence:
     settings: Settings = field(default_factory=Settings)
     progress: Progress = SILENT
     seed: int = 0
+    learned: Mapping[str, Tensor] = field(default_factory=dict)  # what `Criterion.learn` found, for its `rank`
 
     @cached_property
     def tensors(self) -> Mapping[str, Tensor]:

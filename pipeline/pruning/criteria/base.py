@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.errors import UserError
 from pipeline.pruning.evidence import Evidence
@@ -63,9 +63,12 @@ class Criterion(ABC):
         Raises UserError where it has no samples but needs them, and for a network that it says nothing about.
         """
 
-    def learn(self, evidence: Evidence) -> nn.Module:
-        """Return the model to rank and prune: the one given, or a copy that this criterion trained first."""
-        return evidence.model
+    def learn(self, evidence: Evidence) -> Evidence:
+        """Return what to rank by, with the model to prune: that given, or one of a copy that this criterion trained.
+
+        What else it learned, `rank` finds in the evidence's `learned`.
+        """
+        return evidence
 
 
 @dataclass(frozen=True)
