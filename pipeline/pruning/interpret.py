@@ -28,14 +28,20 @@ class GraphRunner(fx.Interpreter):
 
     def outputs(self, leaves: Sequence[Any]) -> list[Tensor]:
         """Run on the flattened inputs of the model; return its output tensors, flattened."""
+        return self._shown(self.run(*self._feeds(leaves).values()))
+
+    def _feeds(self, leaves: Sequence[Any]) -> dict[fx.Node, Any]:
+        """Return the value of every placeholder."""
         rest = iter(leaves)
         constants, names = self._captured.constants, self._captured.tensors
-        feeds = [
-            self._state[names[n.name]] if n.name in names else constants[n.name] if n.name in constants else next(rest)
+        return {
+            n: self._state[names[n.name]] if n.name in names else constants[n.name] if n.name in constants else next(rest)
             for n in self.graph.nodes
             if n.op == "placeholder"
-        ]
-        results = self.run(*feeds)
+        }
+
+    def _shown(self, results: Sequence[Any]) -> list[Tensor]:
+        """Return what the model itself gives, of what the graph gives."""
         specs = self._captured.program.graph_signature.output_specs
         shown = [r for r, spec in zip(results, specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
         return [r for r in shown if isinstance(r, Tensor)]

@@ -1,7 +1,7 @@
 """The contract of a criterion: how it ranks the units of coupled groups, larger = keep."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Literal
@@ -9,11 +9,13 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.progress import Progress
 from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.groups import Group, Member
+from pipeline.pruning.samples import Samples
 
 
 class Cost(Enum):
@@ -69,6 +71,15 @@ class Criterion(ABC):
         What else it learned, `rank` finds in the evidence's `learned`.
         """
         return evidence
+
+    def modules(
+        self, names: Collection[str], model: nn.Module, samples: Samples | None, progress: Progress
+    ) -> Mapping[str, float] | None:
+        """Return how much each module that might go whole matters, larger = keep; None: leave it to their influence.
+
+        A module that goes passes its input on. Raises UserError as `rank` does.
+        """
+        return None
 
 
 @dataclass(frozen=True)
