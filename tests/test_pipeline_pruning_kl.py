@@ -39,8 +39,8 @@ def far(model: nn.Module, other: nn.Module, x: Tensor) -> float:
     """KL(other ‖ model) in plain loops, averaged over samples."""
     total = 0.0
     with torch.no_grad():
-        for q, p in zip(model(x).tolist(), other(x).tolist(), strict=True):
-            q, p = ([math.exp(v) / sum(math.exp(w) for w in logits) for v in logits] for logits in (q, p))
+        for row, changed in zip(model(x).tolist(), other(x).tolist(), strict=True):
+            q, p = ([math.exp(v) / sum(math.exp(w) for w in logits) for v in logits] for logits in (row, changed))
             total += sum(b * (math.log(b) - math.log(a)) for a, b in zip(q, p, strict=True))
     return total / len(x)
 

@@ -21,6 +21,7 @@ from pipeline.pruning.trace import capture
 from tests.coupled_nets import SIZES, data, evidence, pair
 from tests.pruning_nets import built
 
+
 def by_gates(model: nn.Module, batch: int, of: Callable[[float], float]) -> dict[str, list[float]]:
     x, y = data(12)
     totals = {name: [0.0] * size for name, size in SIZES.items()}

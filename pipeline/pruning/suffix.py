@@ -65,7 +65,7 @@ class Suffixes(GraphRunner):
         rerun.env = values
         for later in self._nodes[place:]:
             rerun._step(later)
-        return self._shown(rerun.env[self._nodes[-1]])
+        return self._tensors(rerun.env[self._nodes[-1]])
 
     def _step(self, node: fx.Node) -> None:
         """Run one op, and drop what no later one needs."""
