@@ -20,7 +20,11 @@ from pipeline.pruning.trace import capture
 from tests.pruning_nets import built
 
 REFUSED = {("apoz", "mobilenetv2", "stage")}  # nothing that it could rank: no ReLU follows a linear bottleneck
-QUICK: dict[str, dict[str, object]] = {}  # options that make learning criteria short
+QUICK: dict[str, dict[str, object]] = {  # options that make learning criteria short
+    "slimming": {"epochs": 1},
+    "group_sparse": {"epochs": 1},
+    "gates": {"epochs": 1},
+}
 
 
 def samples(example: torch.Tensor, n: int = 12) -> Samples:

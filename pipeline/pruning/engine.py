@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -14,7 +15,7 @@ from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.groups import Group, Structure
 from pipeline.pruning.network import Network, network_of
 from pipeline.pruning.plan import Plan
-from pipeline.pruning.ranking import rankings
+from pipeline.pruning.ranking import criterion_of, rankings
 from pipeline.pruning.reference import Reference
 from pipeline.pruning.repair import Failed, Lessons
 from pipeline.pruning.samples import Samples
@@ -207,7 +208,15 @@ def prune(
     real = None if real_inputs is None else as_inputs(real_inputs)
     captured = capture(model, inputs)
     whole = costs.total(captured)
-    shorter = shorten(model, captured, chosen, inputs, real) if chosen.depth else None
+    shorter = None
+    if chosen.depth:
+        judge = partial(
+            criterion_of(chosen.criterion, chosen.criterion_options).modules,
+            model=model,
+            samples=samples,
+            progress=progress,
+        )
+        shorter = shorten(model, captured, chosen, inputs, real, judge)
     if shorter is not None and shorter.removed:
         model, captured = shorter.model, capture(shorter.model, inputs)
     known = network_of(model, captured, inputs, chosen)
