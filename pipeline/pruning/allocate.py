@@ -74,11 +74,12 @@ def local_wants(groups: Sequence[Group], _: Rankings, ratio: float) -> list[floa
 def global_wants(groups: Sequence[Group], rankings: Rankings, ratio: float) -> list[float]:
     """Take the lowest scores of the whole network until `ratio` of all channels is gone.
 
-    Scores are divided by their group's mean: norms grow with fan-in and are not comparable as they are.
+    Scores are divided by their group's mean, since norms grow with fan-in, unless the criterion says that they
+    are comparable as they are.
     """
     if not groups:
         return []
-    relative = np.concatenate([r.scores / (r.scores.mean() or 1.0) for r in rankings])
+    relative = np.concatenate([r.scores / (1.0 if r.comparable else r.scores.mean() or 1.0) for r in rankings])
     owner = np.repeat(np.arange(len(groups)), [g.units for g in groups])
     weight = np.array([g.channels_per_unit for g in groups])[owner]
     order = np.argsort(relative, kind="stable")
