@@ -1,4 +1,4 @@
-"""Network slimming's score: |γ| of every norm on the way, and a layer of tiny ones that must not vanish."""
+"""Network slimming's score: the scale of every norm on the way, and a layer of tiny ones that must not vanish."""
 
 import pytest
 import torch

@@ -15,7 +15,7 @@ from pipeline.pruning.trace import Captured, arguments, op_name
 
 @dataclass(frozen=True)
 class BnScale(Criterion):
-    """Absolute scale |γ| of the batch norms that the channels pass through; best after sparsity training.
+    """Absolute scale (gamma) of the batch norms that the channels pass through; best after sparsity training.
 
     Of a coupled group: the mean over all its norms, and over the channels of a unit. A norm behind a concat, as
     in DenseNet, counts for every group whose channels are in it. Scopes that rank all groups together compare
@@ -23,7 +23,7 @@ class BnScale(Criterion):
     """
 
     def rank(self, groups: Sequence[Group], evidence: Evidence) -> Mapping[str, Ranking]:
-        """Return the mean |γ|, by group; it takes no samples."""
+        """Return the mean absolute scales, by group; it takes no samples."""
         norms = _scales(evidence.network.captured)
         own = {g.name: [m for m in g.members if m.role is Role.ALONG and m.tensor in norms] for g in groups}
         return refuse_if_empty(
