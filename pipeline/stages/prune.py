@@ -1,15 +1,16 @@
 """Structured pruning on the traced graph: whole channels leave, and the result is proved."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from pipeline import plugins
 from pipeline.core import Stage
 from pipeline.errors import UserError
+from pipeline.fingerprint import of_file
 from pipeline.progress import Progress
 from pipeline.references import DataSpec, ModelSpec
 from pipeline.report.layers import FIGURE
@@ -37,9 +38,17 @@ class Prune(Stage):
         str, plugins.named("pipeline.pruning.criteria"), Field(description="what makes a channel important")
     ] = "l1"
     scope: Annotated[
-        Literal["local", "isomorphic", "global"],
-        Field(description="the same ratio in every group, or one ranking: of groups of equal structure, of all"),
+        Literal["local", "isomorphic", "global", "energy", "pfa_kl", "sensitivity"],
+        Field(
+            description="local: the same ratio in every group; isomorphic, global: one ranking, of like groups or all; "
+            "energy, pfa_kl: by eigenvalues, for criterion pfa; sensitivity: by measured curves"
+        ),
     ] = "local"
+    sensitivity: Annotated[
+        str | None,
+        Field(description="the curves for that scope: the sensitivity.json that edgesmith sensitivity wrote"),
+    ] = field(default=None, metadata={"cache": False})
+    sensitivity_sha256: str = field(default="", init=False)
     round_to: Annotated[
         int | None, Field(ge=1, description="kept widths go to the nearest multiple of this; null: the target's")
     ] = None
@@ -60,6 +69,18 @@ class Prune(Stage):
         """Settle the multiple; a recipe that gives one is cut alike for all targets, and shares the result."""
         object.__setattr__(self, "round_to", self.round_to or self.align)
         object.__setattr__(self, "align", 1)
+        if self.sensitivity is not None and Path(self.sensitivity).is_file():
+            object.__setattr__(self, "sensitivity_sha256", of_file(Path(self.sensitivity)))
+
+    @classmethod
+    def wrong(cls, options: Mapping[str, Any]) -> str | None:
+        """Curves are there where the scope is by them, and nowhere else."""
+        given = options["sensitivity"]
+        if options["scope"] == "sensitivity" and (given is None or not Path(given).is_file()):
+            return f"sensitivity: {given} is no file, and scope needs its curves; `edgesmith sensitivity` writes one"
+        if options["scope"] != "sensitivity" and given is not None:
+            return "sensitivity: is for scope sensitivity alone; set that, or leave it out"
+        return None
 
     def code(self) -> tuple[str, ...]:
         """The criterion is found by name."""
@@ -97,6 +118,7 @@ class Prune(Stage):
                 pattern=self.pattern,
                 criterion=self.criterion,
                 scope=self.scope,
+                sensitivity=self.sensitivity,
                 round_to=self.round_to,
                 min_width=self.min_width,
                 ignore=self.ignore,
