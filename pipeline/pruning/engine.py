@@ -98,9 +98,10 @@ class _Job:
         s = self.settings
         ranked = [self.rankings[g.name] for g in groups]
         rounding = s.round_to, s.min_width
+        wants = allocate.wants(s.scope, s.curves)
 
         def keep_at(ratio: float) -> allocate.Keep:
-            return allocate.rounded(groups, allocate.WANTS[s.scope](groups, ranked, ratio), rounding, ties)
+            return allocate.rounded(groups, wants(groups, ranked, ratio), rounding, ties)
 
         if isinstance(s.ratio, Mapping):
             return allocate.rounded(groups, [g.units * (1 - s.ratio_of(g.name)) for g in groups], rounding, ties)
@@ -293,13 +294,14 @@ def _result(
     if isinstance(requested, Mapping):
         gone = sum(job.settings.ratio_of(g.name) * g.channels for g in everything)
         requested = gone / max(job.structure.channels, 1)
+    achieved = job.removed(groups, keep)
     return PruneResult(
         model=pruned,
         plan=made,
         proof=proof,
         settings=job.settings,
-        requested=requested,
-        achieved=job.removed(groups, keep),
+        requested=achieved if job.settings.scope in allocate.FREE else requested,
+        achieved=achieved,
         macs_before=before["macs"],
         macs_after=after["macs"],
         params_before=before["params"],
@@ -321,4 +323,5 @@ def _record(settings: Settings) -> dict[str, Any]:
         "ratio": ratio,
         "ignore": list(settings.ignore),
         "granularity": list(settings.granularity),
+        "sensitivity": settings.curves.digest if settings.curves else None,
     }

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from pipeline import plugins
 from pipeline.core import Stage
+from pipeline.fingerprint import of_file
 from pipeline.progress import Progress
 from pipeline.references import DataSpec, ModelSpec
 from pipeline.report.layers import FIGURE
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 TAKEN = (
     *("ratio", "granularity", "pattern", "criterion", "criterion_options"),
-    *("scope", "round_to", "min_width", "ignore", "form"),
+    *("scope", "sensitivity", "round_to", "min_width", "ignore", "form"),
 )  # what goes to the engine as it is
 STEPS = "steps"  # folder of the steps that are done
 
@@ -57,9 +58,17 @@ class Prune(Stage):
         dict[str, Any], Field(description="of the criterion; edgesmith criteria lists them")
     ] = field(default_factory=dict)
     scope: Annotated[
-        Literal["local", "isomorphic", "global"],
-        Field(description="the same ratio in every group, or one ranking: of groups of equal structure, of all"),
+        Literal["local", "isomorphic", "global", "energy", "pfa_kl", "sensitivity"],
+        Field(
+            description="local: the same ratio in every group; isomorphic, global: one ranking, of like groups or all; "
+            "energy, pfa_kl: by eigenvalues, for criterion pfa; sensitivity: by measured curves"
+        ),
     ] = "local"
+    sensitivity: Annotated[
+        str | None,
+        Field(description="the curves for that scope: the sensitivity.json that edgesmith sensitivity wrote"),
+    ] = field(default=None, metadata={"cache": False})
+    sensitivity_sha256: str = field(default="", init=False)
     round_to: Annotated[
         int | None, Field(ge=1, description="kept widths go to the nearest multiple of this; null: the target's")
     ] = None
@@ -84,6 +93,8 @@ class Prune(Stage):
         """Settle the multiple; a recipe that gives one is cut alike for all targets, and shares the result."""
         object.__setattr__(self, "round_to", self.round_to or self.align)
         object.__setattr__(self, "align", 1)
+        if self.sensitivity is not None and Path(self.sensitivity).is_file():
+            object.__setattr__(self, "sensitivity_sha256", of_file(Path(self.sensitivity)))
 
     def code(self) -> tuple[str, ...]:
         """The criterion is found by name."""
@@ -94,15 +105,8 @@ class Prune(Stage):
 
     @classmethod
     def wrong(cls, options: Mapping[str, Any]) -> str | None:
-        """A schedule takes shares of channels, macs, params or bytes; of these, layerwise takes channels."""
-        schedule = options.get("schedule")
-        if schedule is None:
-            return None
-        if "weight" in options["granularity"]:
-            return "schedule: single weights go at once; leave weight out of granularity, or the schedule"
-        if schedule.kind == "layerwise" and (options["of"], options["scope"]) != ("channels", "local"):
-            return "schedule: layerwise takes one share of the channels of each group; set of: channels, scope: local"
-        return None
+        """Options that do not go together."""
+        return _wrong_curves(options) or _wrong_schedule(options)
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> None:
         """Write the pruned model's folder, `plan.json` and the proof's figures."""
@@ -173,3 +177,25 @@ class Prune(Stage):
             "steps": [dict(step) for step in state.steps],
         }
         return state.model, list(state.plans), figures
+
+
+def _wrong_curves(options: Mapping[str, Any]) -> str | None:
+    """Curves are there where the scope is by them, and nowhere else."""
+    given = options["sensitivity"]
+    if options["scope"] == "sensitivity" and (given is None or not Path(given).is_file()):
+        return f"sensitivity: {given} is no file, and scope needs its curves; `edgesmith sensitivity` writes one"
+    if options["scope"] != "sensitivity" and given is not None:
+        return "sensitivity: is for scope sensitivity alone; set that, or leave it out"
+    return None
+
+
+def _wrong_schedule(options: Mapping[str, Any]) -> str | None:
+    """A schedule takes shares of channels, macs, params or bytes; of these, layerwise takes channels."""
+    schedule = options["schedule"]
+    if schedule is None:
+        return None
+    if "weight" in options["granularity"]:
+        return "schedule: single weights go at once; leave weight out of granularity, or the schedule"
+    if schedule.kind == "layerwise" and (options["of"], options["scope"]) != ("channels", "local"):
+        return "schedule: layerwise takes one share of the channels of each group; set of: channels, scope: local"
+    return None

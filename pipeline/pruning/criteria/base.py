@@ -35,11 +35,14 @@ class Ranking:
     `scores` has shape (units,), larger = keep. `pick` returns the units to keep when `k` stay, where those are
     not simply the `k` of highest score. `spectrum` are eigenvalues, (units,), of how the units' responses vary
     together, where the criterion has them: what they say of the width a group needs, allocators can use.
+    `comparable` says that scores of different groups are on one scale, so that ranking them together takes them
+    as they are; others are divided by their group's mean first.
     """
 
     scores: NDArray[np.float64]
     pick: Callable[[int], Sequence[int]] | None = None
     spectrum: NDArray[np.float64] | None = None
+    comparable: bool = False
 
     def keep(self, k: int) -> tuple[int, ...]:
         """Return the `k` units that stay, ascending; of equal ones the first."""
@@ -95,9 +98,9 @@ class WeightCriterion(Criterion):
         """Return the scores, shape (units,), larger = keep."""
 
 
-def ranking(scores: Tensor) -> Ranking:
+def ranking(scores: Tensor, *, comparable: bool = False) -> Ranking:
     """Return scores as a ranking."""
-    return Ranking(scores.detach().double().cpu().numpy())
+    return Ranking(scores.detach().double().cpu().numpy(), comparable=comparable)
 
 
 def slices(member: Member, tensors: Mapping[str, Tensor]) -> Tensor:
