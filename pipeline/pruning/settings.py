@@ -39,7 +39,8 @@ class Settings:
     relative to their group's mean; "isomorphic" does so among groups of equal structure only.
 
     Kept widths are the nearest multiples of `round_to`, not below `min_width`; a group never loses its last
-    unit. `criterion_options` are fields of the criterion. `ignore` names layers whose output channels stay,
+    unit. `criterion_options` are fields of the criterion. `reconstruct` fits the weights that read pruned channels
+    to the samples anew, by least squares; some criteria do so by themselves. `ignore` names layers whose output channels stay,
     wildcards allowed. `form` "module" prunes the model's own modules; "graph" the captured graph, whose
     written-in sizes can be changed.
     """
@@ -55,6 +56,7 @@ class Settings:
     ignore: tuple[str, ...] = field(default=())
     form: str = "module"
     pattern: str | None = None
+    reconstruct: bool = False
 
     def __post_init__(self) -> None:
         for name in ("granularity", "ignore"):
