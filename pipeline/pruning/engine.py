@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from pipeline.errors import UserError
 from pipeline.progress import SILENT, Progress
 from pipeline.pruning import allocate, costs, graph, plan
 from pipeline.pruning.attributes import Guesses, attributes, changes
@@ -16,6 +17,7 @@ from pipeline.pruning.groups import Group, Structure
 from pipeline.pruning.network import Network, network_of
 from pipeline.pruning.plan import Plan
 from pipeline.pruning.ranking import criterion_of, rankings
+from pipeline.pruning.reconstruct import Refit, refit_of
 from pipeline.pruning.reference import Reference
 from pipeline.pruning.repair import Failed, Lessons
 from pipeline.pruning.samples import Samples
@@ -75,6 +77,7 @@ class _Job:
     cost: costs.Cost
     whole: Mapping[str, int]  # what the model cost before any module was removed
     settings: Settings
+    refit: Refit | None
 
     @property
     def structure(self) -> Structure:
@@ -139,6 +142,11 @@ class _Job:
             return graph.cut(model, self.known, self.structure.alive(kept))
         return made.apply(model)
 
+    def refitted(self, kept: Kept) -> "_Job":
+        """Return the job of the same network with the weights that read what goes fit anew, if that was asked for."""
+        model = self.model if self.refit is None else self.refit(kept)
+        return self if model is self.model else replace(self, model=model, probe=lively(model))
+
     def failed(self, proof: Proof, kept: Kept, pruned: nn.Module, inputs: Inputs) -> Failed:
         """Return a failed proof with all that can be learned from."""
         known = self.known
@@ -198,8 +206,9 @@ def prune(
     attribute reaches, are left whole and named in `frozen`. Input channels and outputs of the model stay.
     With form "graph" the result runs the captured graph, and sizes in it can change.
 
-    `samples` are what criteria that go by data look at. `scored` is what `score` returned for the same model and
-    settings: it is not scored again, and of a criterion that learns, the trained model is what is pruned.
+    `samples` are what criteria that go by data look at, and what weights are fit to with `reconstruct`; the proof is
+    then that of the fit weights, which a replay of the plan does not hold. `scored` is what `score` returned for
+    the same model and settings: it is not scored again, and where the criterion learns, what it trained is pruned.
 
     Raises UserError for impossible settings, a criterion that cannot rank this model, weights that are not
     finite, real inputs that do not fit the example, and a model that `torch.export` cannot capture.
@@ -222,9 +231,11 @@ def prune(
         model, captured = shorter.model, capture(shorter.model, inputs)
     known = network_of(model, captured, inputs, chosen)
     cost = costs.of_network(known.captured, known.flow, known.structure)
-    scored = scored or Scored(*rankings(Evidence(model, known, samples, chosen, progress)))
+    evidence = Evidence(model, known, samples, chosen, progress)
+    refit_of(evidence)  # what it lacks, it says before any work
+    scored = scored or Scored(*rankings(evidence))
     ranked, model = scored.rankings, scored.model
-    job = _Job(model, lively(model), known, ranked, cost, whole, chosen)
+    job = _Job(model, lively(model), known, ranked, cost, whole, chosen, refit_of(replace(evidence, model=model)))
     result = _proved(job, inputs, real)
     if shorter is not None:
         result = _with_depth(result, shorter)
@@ -262,21 +273,31 @@ def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
     """Plan until the proof holds."""
     lessons = Lessons()
 
-    def attempt(kept: Kept) -> tuple[Plan, nn.Module, Proof]:
+    def attempt(job: _Job, kept: Kept) -> tuple[Plan, nn.Module, Proof]:
         made = job.plan(kept, lessons.guesses)
         pruned = job.cut(job.probe, kept, made)
         return made, pruned, prove(pruned, job.reference(kept), inputs, real)
 
     def holds(kept: Kept) -> Callable[[Collection[str]], bool]:
-        return lambda names: attempt({n: kept[n] for n in names})[2].holds
+        return lambda names: attempt(job, {n: kept[n] for n in names})[2].holds
 
     while True:
         kept = job.choose(lessons.unproven, lessons.ties)
-        made, pruned, proof = attempt(kept)
+        made, pruned, proof = attempt(job, kept)
         if proof.holds or not made.groups:
-            final = pruned if job.probe is job.model else job.cut(job.model, kept, made)
-            return _result(job, kept, made, final, proof, lessons.unproven)
+            fit = job.refitted(kept)
+            if fit is not job:
+                made, pruned, proof = attempt(fit, kept)
+                _check_fit(proof)
+            final = pruned if fit.probe is fit.model else fit.cut(fit.model, kept, made)
+            return _result(fit, kept, made, final, proof, lessons.unproven)
         lessons.learn(job.failed(proof, kept, pruned, inputs), holds(kept))
+
+
+def _check_fit(proof: Proof) -> None:
+    if not proof.holds:
+        why = proof.failure or f"the pruned model differs by {proof.max_rel_error:.0e}"
+        raise UserError(f"reconstruct: with the weights fit anew {why}; fit on more samples, or leave it off")
 
 
 def _result(
