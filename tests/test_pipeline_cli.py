@@ -148,7 +148,7 @@ def test_each_stage_by_itself_on_plain_files(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "pruned" / "plan.json").read_text())
     assert "recipe: widths before and after" in (tmp_path / "pruned" / "widths.svg").read_text()
     ok("prune", "recipe.yaml", "--from", "pruned", "--out", "again")
-    assert ok("diff", "pruned", "pruned/plan.json") == "the plans keep the same channels\n"
+    assert ok("diff", "pruned", "pruned/plan.json") == "the plans do the same\n"
     assert ok("diff", "pruned", "again") == "plan 2: only in the second\n"
     ok("finetune", "recipe.yaml", "--from", "pruned", "--out", "tuned")
     ok("calibrate", "tuned/model.onnx", "--data", "samples.npz", "--out", "ranges.json")
@@ -198,7 +198,7 @@ def test_jetson_without_a_device_fails_before_any_work_and_names_both_ways_out(p
         (["compile", ".", "--out", "x"], "is a directory"),
         (["diff", ".", "."], ". has no plan.json; give a plan, or a folder"),
         (["diff", "none.json", "."], "cannot read the plan none.json"),
-        (["diff", "recipe.yaml", "."], "recipe.yaml is no pruning plan"),
+        (["diff", "recipe.yaml", "."], "recipe.yaml is no plan"),
         (["finetune", "recipe.yaml", "--from", ".", "--out", "x"], "has no weights.safetensors"),
         (["deploy", "recipe.yaml", "--set", "model.weights=nosuch.pkg:w.pt"], "there is no file"),
         (["deploy", "recipe.yaml", "--set", "stages.calibrate.options={percentle: 99}"], "no option 'percentle'"),

@@ -30,7 +30,7 @@ class Finetune(Training, Stage):
         from pipeline.training.loop import fit
 
         model, plans = checkpoint.load(inputs["previous"].path, self.model, self.data)
-        zeroed = {name for plan in plans for name in plan.zeroed}
+        zeroed = {name for plan in plans for name in plan.held}
         hold(model, {name: p.detach() != 0 for name, p in model.named_parameters() if name in zeroed})
         config = Training(**{f.name: getattr(self, f.name) for f in fields(Training)})
         epochs = out / "epochs"
