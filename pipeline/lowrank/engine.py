@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.extras import missing
@@ -174,7 +174,7 @@ def _proved(
 
     def proof_of(names: Collection[str]) -> Proof:
         some = {name: made[name] for name in names}
-        products = {m.site.tensor: torch.from_numpy(m.weight).to(state[m.site.tensor]) for m in some.values()}
+        products = {m.site.tensor: _like(m.weight, state[m.site.tensor]) for m in some.values()}
         reference = GraphRunner(captured, {n: comparable(t) for n, t in (state | products).items()})
         return prove(_replaced(probe, some), reference, inputs)
 
@@ -186,6 +186,11 @@ def _proved(
         names = [name for name in names if name not in failed]
         proof = proof_of(names)
     return {name: made[name] for name in names}, proof, unproven
+
+
+def _like(weight: Array, tensor: Tensor) -> Tensor:
+    """Return a weight as the tensor is, in memory too: a forward may view what a layer gives."""
+    return torch.empty_like(tensor).copy_(torch.from_numpy(weight))
 
 
 def _rows(

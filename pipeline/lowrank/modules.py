@@ -26,7 +26,10 @@ def build(layer: Layer, method: Method, ranks: Shape, factors: Sequence[Array] |
         part.weight.data.copy_(value)
         part.weight.requires_grad_(layer.weight.requires_grad)
     parts[-1].bias = layer.bias
-    return nn.Sequential(*parts).train(layer.training)
+    made = nn.Sequential(*parts).train(layer.training)
+    if layer.weight.ndim == 4 and not layer.weight.is_contiguous():
+        return made.to(memory_format=torch.channels_last)
+    return made
 
 
 def _part(layer: Layer, shape: Shape, step: Step) -> Layer:
@@ -71,8 +74,3 @@ def _layer(model: nn.Module, name: str) -> Layer:
     found = model.get_submodule(name)
     assert isinstance(found, Layer)  # noqa: S101 - checked by who names it
     return found
-
-
-def product(method: Method, layer: nn.Sequential) -> Array:
-    """Return the one weight that successive layers stand for, in double precision."""
-    return method.product([part.weight.detach().cpu().double().numpy() for part in layer])  # type: ignore[operator]
