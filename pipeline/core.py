@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pipeline import fingerprint
 from pipeline.progress import Progress
 from pipeline.store import Artifact, Store
 
 PREVIOUS = "previous"
+Policy = Literal["reject", "reject_slower", "warn"]  # what becomes of a result that is a regression
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Stage(ABC):
     after: ClassVar[tuple[str, ...]] = (PREVIOUS,)  # whose artifacts it reads; "previous" is the one before
     uses: ClassVar[tuple[str, ...]] = ()  # distributions whose version changes the result
     resumable: ClassVar[bool] = False  # `out` may hold what an interrupted run of the same key left there
-    on_regression: ClassVar[str | None] = "warn"  # default of the recipe's option, or "reject"; None: no such option
+    on_regression: ClassVar[Policy | None] = "warn"  # default of the recipe's option; None: no such option
 
     @classmethod
     def name(cls) -> str:

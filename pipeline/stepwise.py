@@ -24,7 +24,7 @@ from pipeline.training.objective import Objective
 from pipeline.training.stepwise import Schedule, increments
 
 if TYPE_CHECKING:
-    from pipeline.pruning.plan import Plan
+    from pipeline.plans import ModelPlan
 
 POINT = 0.01
 
@@ -34,7 +34,7 @@ class State:
     """A model on its way: the plans that made it, and what each step told."""
 
     model: nn.Module
-    plans: tuple["Plan", ...]
+    plans: tuple["ModelPlan", ...]
     steps: tuple[Mapping[str, Any], ...] = ()
 
     @property
@@ -78,7 +78,7 @@ class Stepwise:
     folder: Path
     progress: Progress
 
-    def __call__(self, model: nn.Module, plans: list["Plan"], ratio: float) -> State:
+    def __call__(self, model: nn.Module, plans: list["ModelPlan"], ratio: float) -> State:
         """Cut and train `model` until the schedule ends."""
         steps = steps_of(self.schedule, model, ratio, self.cutter)
         before = evaluate(model, self.cutter.data.validation).top1 if self.schedule.kind == "until" else 0.0

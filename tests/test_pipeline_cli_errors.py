@@ -38,7 +38,7 @@ def test_jetson_without_a_device_fails_before_any_work_and_names_both_ways_out(p
         (["compile", ".", "--out", "x"], "is a directory"),
         (["diff", ".", "."], ". has no plan.json; give a plan, or a folder"),
         (["diff", "none.json", "."], "cannot read the plan none.json"),
-        (["diff", "recipe.yaml", "."], "recipe.yaml is no pruning plan"),
+        (["diff", "recipe.yaml", "."], "recipe.yaml is no plan"),
         (["finetune", "recipe.yaml", "--from", ".", "--out", "x"], "has no weights.safetensors"),
         (["deploy", "recipe.yaml", "--set", "model.weights=nosuch.pkg:w.pt"], "there is no file"),
         (["deploy", "recipe.yaml", "--set", "stages.calibrate.options={percentle: 99}"], "no option 'percentle'"),

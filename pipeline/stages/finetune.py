@@ -47,7 +47,7 @@ class Finetune(Training, Stage):
         from pipeline.training.loop import fit
 
         model, plans = checkpoint.load(inputs[PREVIOUS].path, self.model, self.data)
-        self._prepare(model, {name for plan in plans for name in plan.zeroed})
+        self._prepare(model, {name for plan in plans for name in plan.held})
         config = Training(**{f.name: getattr(self, f.name) for f in fields(Training)})
         epochs = out / "epochs"
         shutil.rmtree(out / "finished", ignore_errors=True)

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.cutting import Cutter
-    from pipeline.pruning.plan import Plan
+    from pipeline.plans import ModelPlan
     from pipeline.stepwise import State
 
-    Told = tuple[nn.Module, list[Plan], dict[str, Any]]
+    Told = tuple[nn.Module, list[ModelPlan], dict[str, Any]]
 
 TAKEN = (
     *("ratio", "granularity", "pattern", "criterion", "criterion_options"),
@@ -149,7 +149,7 @@ class Prune(Stage):
         )
 
     @staticmethod
-    def _emptied(model: "nn.Module", plans: "list[Plan]", cutter: "Cutter") -> "Told":
+    def _emptied(model: "nn.Module", plans: "list[ModelPlan]", cutter: "Cutter") -> "Told":
         """Remove what is zero already."""
         from pipeline.pruning import remove_dead
 
@@ -158,7 +158,7 @@ class Prune(Stage):
         return emptied.model, [*plans, emptied.plan], figures
 
     @staticmethod
-    def _at_once(model: "nn.Module", plans: "list[Plan]", cutter: "Cutter") -> "Told":
+    def _at_once(model: "nn.Module", plans: "list[ModelPlan]", cutter: "Cutter") -> "Told":
         from pipeline.stepwise import figures_of
 
         with cutter.progress.bar("prune and prove", 1) as bar:
