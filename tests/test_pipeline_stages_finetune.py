@@ -145,3 +145,14 @@ def test_weights_at_zero_stay_there_from_scratch_too(project: Path, tmp_path: Pa
         assert (start[name] == 0).any()
         assert torch.equal(start[name] == 0, trained[name] == 0)
         assert not torch.isclose(start[name], trained[name])[start[name] != 0].any()
+
+
+def test_a_network_cut_as_a_graph_is_compared_at_its_batchnorms(project: Path, tmp_path: Path) -> None:
+    loaded = recipe.load(project, ["stages.prune.form=graph"])
+    shared = shared_of(loaded)
+    for name in ("source", "prune"):
+        (tmp_path / name).mkdir()
+        loaded.stage(name, shared).run({"previous": Artifact(tmp_path / "source", "")}, tmp_path / name, SILENT)
+    folders = project, tmp_path / "source", tmp_path / "prune"
+    run(folders, tmp_path / "out", "distill={feature: 1, relation_distance: 1}", "epochs=1")
+    assert figures(tmp_path / "out")["taps"] == ["1", "4"]
