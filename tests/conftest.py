@@ -20,6 +20,9 @@ settings.load_profile("shared")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background job, which children would inherit
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# a worker per core, and one thread per worker: more of them wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 MODEL = """
