@@ -84,6 +84,25 @@ def test_the_page_on_training_names_every_option_and_its_recipes_are_valid(proje
         recipe.load(project, [f"stages.finetune={json.dumps(options)}"])
 
 
+def test_the_page_on_low_rank_works_as_written(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "lowrank.md"
+    code = {kind: "".join(text for _, k, text in blocks(page) if k == kind) for kind in ("python", "yaml")}
+    ran = subprocess.run(
+        [sys.executable, "-c", code["python"]],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "layer1.0.conv1 tucker" in ran.stdout
+    write_project(tmp_path).write_text(code["yaml"])
+    for line in commands(page):
+        done = run_cli(*shlex.split(line)[1:], cwd=tmp_path)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
 def test_the_pictures_on_pruning_are_what_the_code_draws() -> None:
     folder = ROOT / "docs" / "img"
     script = runpy.run_path(str(folder / "draw.py"))

@@ -58,7 +58,12 @@ class Factorize(Stage):
     @classmethod
     def wrong(cls, options: Mapping[str, Any]) -> str | None:
         """More than one rule, and packages that are not installed."""
-        given = [name for name in ("energy", "vbmf", "budget") if options[name] not in (None, False)]
+        rules = {
+            "energy": options["energy"] is not None,
+            "vbmf": options["vbmf"],
+            "budget": options["budget"] is not None,
+        }
+        given = [name for name, there in rules.items() if there]
         if len(given) > 1:
             return f"{' and '.join(given)} are rules for the same ranks; give one of them"
         return missing("factorize", "lowrank", "tensorly", "scipy") or None
