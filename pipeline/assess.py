@@ -77,11 +77,15 @@ class Assessor:
         self._builds.append(built)
         kind = self._kinds.setdefault(built.digest, row.verdict.kind)
         if row.verdict.rejected:
-            self._previous = self._accurate or source
+            self._previous = self._fallback(built.stage, source, previous)
         else:
             self._previous = built
             self._accurate = self._accurate if kind == "inaccurate" else built
         return self._previous.artifact
+
+    def _fallback(self, stage: str, source: Built, previous: Built) -> Built:
+        """What goes on in place of a stage's result: the last one within the budget, or just what it was made from."""
+        return previous if self.recipe.policy(stage) == "reject_slower" else self._accurate or source
 
     @property
     def shipped(self) -> str:
@@ -150,7 +154,7 @@ class Assessor:
         name = f"validation_{self.meter.task.primary}"
         evidence = Evidence(
             previous=previous.stage,
-            fallback=(self._accurate or source).stage,
+            fallback=self._fallback(built.stage, source, previous).stage,
             accuracy=built.metrics.get(name),
             previous_accuracy=previous.metrics.get(name),
             source_accuracy=source.metrics.get(name),
@@ -159,8 +163,7 @@ class Assessor:
             previous_size=previous.size,
             not_run=built.meter.why_not,
         )
-        reject = self.recipe.policy(built.stage) == "reject"
-        return judge(evidence, self.recipe.sections.budget.max_drop, reject)
+        return judge(evidence, self.recipe.sections.budget.max_drop, self.recipe.policy(built.stage))
 
     def _row(self, done: Done, built: Built, verdict: Verdict, fields: dict[str, Any]) -> StageReport:
         info = Info.load(done.artifact.path)

@@ -1,7 +1,7 @@
 """A model between two stages: a folder of plain files, nothing pickled.
 
 weights.safetensors   the parameters and buffers
-plan.json, plan-2…    the pruning plans that turn a freshly built model into this one, in order
+plan.json, plan-2…    the plans, of any kind, that turn a freshly built model into this one, in order
 model.onnx            what would ship in float if the pipeline stopped here; batch 1
 info.json             params, macs, and the stage's own figures
 """
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import plans as kinds
 from pipeline.errors import UserError
+from pipeline.plans import ModelPlan
 from pipeline.references import DataSpec, ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from pipeline.pruning.plan import Plan
 
 CHECKED_SAMPLES = 8  # samples on which the ONNX file is compared with the module
 
@@ -44,7 +44,9 @@ class Info:
         return Info(**json.loads(path.read_text())) if path.is_file() else None
 
 
-def save(folder: Path, model: "nn.Module", plans: Sequence["Plan"], data: DataSpec, figures: Mapping[str, Any]) -> None:
+def save(
+    folder: Path, model: "nn.Module", plans: Sequence[ModelPlan], data: DataSpec, figures: Mapping[str, Any]
+) -> None:
     """Write a model's folder, its ONNX file included."""
     import torch
 
@@ -64,13 +66,11 @@ def save(folder: Path, model: "nn.Module", plans: Sequence["Plan"], data: DataSp
     Info(counts.params, counts.macs, {**figures, "onnx_max_abs_delta": delta}).save(folder)
 
 
-def load(folder: Path, spec: ModelSpec, data: DataSpec) -> tuple["nn.Module", list["Plan"]]:
-    """Build the model, replay its plans and load its weights; plans of form "graph" capture it on samples."""
-    from pipeline.pruning.plan import replay
-
+def load(folder: Path, spec: ModelSpec, data: DataSpec) -> tuple["nn.Module", list[ModelPlan]]:
+    """Build the model, replay its plans and load its weights; plans that capture it do so on samples."""
     plans = plans_in(folder)
-    example = example_of(data) if any(plan.form == "graph" for plan in plans) else None
-    model = replay(plans, spec.build(), example)
+    example = example_of(data) if any(plan.captures for plan in plans) else None
+    model = kinds.replay(plans, spec.build(), example)
     load_weights(model, folder / "weights.safetensors")
     return model, plans
 
@@ -82,25 +82,21 @@ def example_of(data: DataSpec) -> "Tensor":
     return torch.from_numpy(data.load().calibration[:2][0])
 
 
-def plans_in(folder: Path) -> list["Plan"]:
+def plans_in(folder: Path) -> list[ModelPlan]:
     """The plans of a model's folder, in the order they apply."""
-    from pipeline.pruning.plan import Plan
-
-    plans: list[Plan] = []
+    plans: list[ModelPlan] = []
     while (path := folder / _plan_name(len(plans) + 1)).is_file():
-        plans.append(Plan.load(path))
+        plans.append(kinds.load(path))
     return plans
 
 
-def plans_at(path: Path) -> list["Plan"]:
+def plans_at(path: Path) -> list[ModelPlan]:
     """The plans of a model's folder, or the one in a file. Raises UserError where there is none."""
-    from pipeline.pruning.plan import Plan
-
     if not path.is_dir():
-        return [Plan.load(path)]
+        return [kinds.load(path)]
     found = plans_in(path)
     if not found:
-        raise UserError(f"{path} has no plan.json; give a plan, or a folder that prune or finetune wrote")
+        raise UserError(f"{path} has no plan.json; give a plan, or a folder that prune, factorize or finetune wrote")
     return found
 
 

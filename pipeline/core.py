@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pipeline import fingerprint
 from pipeline.progress import Progress
 from pipeline.store import Artifact, Store
 
 PREVIOUS = "previous"
+Policy = Literal["reject", "reject_slower", "warn"]  # what becomes of a result that is a regression
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,16 @@ class Stage(ABC):
     after: ClassVar[tuple[str, ...]] = (PREVIOUS,)  # whose artifacts it reads; "previous" is the one before
     uses: ClassVar[tuple[str, ...]] = ()  # distributions whose version changes the result
     resumable: ClassVar[bool] = False  # `out` may hold what an interrupted run of the same key left there
-    on_regression: ClassVar[str | None] = "warn"  # default of the recipe's option, or "reject"; None: no such option
+    on_regression: ClassVar[Policy | None] = "warn"  # default of the recipe's option; None: no such option
 
     @classmethod
     def name(cls) -> str:
         """The name recipes use: the file's."""
         return cls.__module__.rpartition(".")[2]
+
+    def reads(self) -> tuple[str, ...]:
+        """Whose artifacts it reads with these fields: `after`, where they do not matter."""
+        return self.after
 
     def code(self) -> tuple[str, ...]:
         """Modules that `run` finds by name, which an import statement does not show."""
@@ -74,7 +79,7 @@ def parts_of(stage: Stage, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
 
 def inputs_of(stage: Stage, done: Mapping[str, Artifact]) -> dict[str, Artifact]:
     """Pick what a stage reads from what is there."""
-    return {name: done[name] for name in stage.after}
+    return {name: done[name] for name in stage.reads()}
 
 
 def run(

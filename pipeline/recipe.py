@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline import options, plugins
-from pipeline.core import Stage
+from pipeline.core import Policy, Stage
 from pipeline.errors import UserError
 from pipeline.fingerprint import of_file
 from pipeline.options import Where
@@ -113,9 +113,10 @@ class Recipe:
         section = self.sections.data
         return data_spec(factory(section.factory, section.args, self.path.parent))
 
-    def policy(self, stage: str) -> str:
-        """What happens to the stage's result if it is a regression: "reject" or "warn"."""
-        return str(self.options(stage).get("on_regression", "warn"))
+    def policy(self, stage: str) -> Policy:
+        """What happens to the stage's result if it is a regression."""
+        found: Policy = self.options(stage).get("on_regression", "warn")
+        return found
 
     def stages(self, shared: Mapping[str, Any]) -> list[Stage]:
         """The recipe's stages, with `shared` filled in where a stage has a field of that name."""
@@ -147,8 +148,11 @@ def stage_options(name: str) -> type[BaseModel]:
         return options.model_of(cls, SHARED)
     policy = (
         Annotated[
-            Literal["reject", "warn"],
-            Field(description="reject: a result that is slower or too inaccurate does not ship"),
+            Policy,
+            Field(
+                description="reject: a result that is slower or too inaccurate does not ship; "
+                "reject_slower: a slower one is replaced by what was before it"
+            ),
         ],
         cls.on_regression,
     )
@@ -200,9 +204,19 @@ def json_schema() -> dict[str, Any]:
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    if "$defs" in schema:
-        raise TypeError(f"options of {schema.get('title')} must be plain values, not models of their own")
-    return schema
+    """Put what a schema defines where it refers to it, as the whole recipe's has another place for definitions."""
+    defined = schema.pop("$defs", {})
+
+    def put(part: Any) -> Any:
+        if isinstance(part, list):
+            return [put(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        name = str(part.get("$ref", "")).removeprefix("#/$defs/")
+        return put(defined[name]) if name in defined else {key: put(value) for key, value in part.items()}
+
+    found: dict[str, Any] = put(schema)
+    return found
 
 
 class _Loader(yaml.SafeLoader):

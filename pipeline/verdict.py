@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.core import Policy
 from pipeline.report.schema import Interval, Proportion, Verdict
 
 ROUNDING = 1e-9  # of a difference of shares, in points
@@ -13,7 +14,7 @@ class Evidence:
     """What is known of a stage's result, beside the artifact that it would replace."""
 
     previous: str  # the stage whose artifact it would replace
-    fallback: str  # the stage whose artifact ships if this one is rejected
+    fallback: str  # the stage whose artifact goes on if this one is rejected
     accuracy: Proportion | None  # on validation: test is reported, never decided on
     previous_accuracy: Proportion | None
     source_accuracy: Proportion | None
@@ -23,15 +24,22 @@ class Evidence:
     not_run: str | None = None  # why there is no ratio
 
 
-def judge(evidence: Evidence, max_drop: float, reject: bool) -> Verdict:
-    """Return the verdict; `max_drop` in points of the metric, `reject` if a regression must not ship."""
+def judge(evidence: Evidence, max_drop: float, policy: Policy) -> Verdict:
+    """Return the verdict; `max_drop` in points of the metric, `policy` says which regressions must not ship."""
+    reject = policy == "reject"
+    if policy == "reject_slower" and evidence.ratio is not None and evidence.ratio.low > 1:
+        return _timed(evidence, evidence.ratio, reject=True)
     lost = drop(evidence)
     if lost is not None and lost > max_drop + ROUNDING:
         text = f"validation accuracy −{lost:.2f} points, more than {max_drop:g}"
         return _regression("inaccurate", text, evidence.fallback, reject)
     if evidence.ratio is None:
         return Verdict(kind="unmeasured", text=evidence.not_run or "not measured")
-    ratio = evidence.ratio
+    return _timed(evidence, evidence.ratio, reject)
+
+
+def _timed(evidence: Evidence, ratio: Interval, reject: bool) -> Verdict:
+    """Judge what is accurate enough, or slower than what its recipe lets pass."""
     spread = f"{1 / ratio.high:.2f}–{1 / ratio.low:.2f}×"
     if ratio.low > 1:
         text = f"slower than {evidence.previous}: {spread}"

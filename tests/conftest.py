@@ -20,6 +20,9 @@ settings.load_profile("shared")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background job, which children would inherit
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# a worker per core, and one thread per worker: more of them wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 MODEL = """
@@ -88,6 +91,14 @@ def run_cli(*args: object, cwd: Path, **extra: str) -> "subprocess.CompletedProc
     return subprocess.run(
         command, cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=600, check=False
     )
+
+
+def one_line(stderr: str) -> str:
+    """Return the error that a run ended with, which must be its only line of complaint."""
+    lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, stderr
+    assert "Traceback" not in stderr
+    return lines[0]
 
 
 @pytest.fixture

@@ -1,19 +1,24 @@
 """Every command of the README and of the pages for users is run, and every page's files are real."""
 
 import itertools
+import json
 import os
 import re
 import runpy
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from conftest import COMMAND, ROOT, environment, run_cli, write_project
 
+from pipeline import recipe
 from pipeline.report.table import HEADER
+from pipeline.training.config import Distillation, Training
 
 MAKE = ("deploy", "plan", "test", "lint", "type", "install", "bench", "clean", "help", "checkpoint", "docker")
 
@@ -66,6 +71,17 @@ def test_the_page_on_pruning_works_as_written(tmp_path: Path) -> None:
         done = run_cli(*shlex.split(line)[1:], cwd=tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
     assert (tmp_path / "pruned" / "widths.svg").is_file()
+
+
+def test_the_page_on_training_names_every_option_and_its_recipes_are_valid(project: Path) -> None:
+    page = ROOT / "docs" / "training.md"
+    named = set(re.findall(r"`(\w+)`", page.read_text()))
+    settings = {f.name for kind in (Training, Distillation) for f in fields(kind)} | {"distill", "from_scratch"}
+    assert settings <= named
+    written = [yaml.safe_load(text)["finetune"] for _, kind, text in blocks(page) if kind == "yaml"]
+    assert len(written) >= 3
+    for options in written:
+        recipe.load(project, [f"stages.finetune={json.dumps(options)}"])
 
 
 def test_the_pictures_on_pruning_are_what_the_code_draws() -> None:

@@ -1,8 +1,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.plans import between
 from pipeline.pruning import Plan
-from pipeline.pruning.compare import between, differences
+from pipeline.pruning.compare import differences
 from pipeline.pruning.plan import GroupCut, spans
 
 groups = st.dictionaries(st.sampled_from("abcd"), st.sets(st.integers(0, 15), min_size=1, max_size=15))

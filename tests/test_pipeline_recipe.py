@@ -109,10 +109,25 @@ def test_the_schema_refuses_what_the_loader_refuses() -> None:
 
 def test_every_option_is_described() -> None:
     stages = recipes.json_schema()["properties"]["stages"]["properties"]
-    bare = [
-        f"{stage}.{name}"
+    options = {
+        f"{stage}.{name}": option
         for stage, schema in stages.items()
         for name, option in schema["anyOf"][0].get("properties", {}).items()
-        if "description" not in option
-    ]
+    }
+    inner = {
+        f"{key}.{name}": option
+        for key, outer in options.items()
+        for part in outer.get("anyOf", ())
+        for name, option in part.get("properties", {}).items()
+    }
+    assert "finetune.distill.temperature" in inner
+    bare = [key for key, option in {**options, **inner}.items() if "description" not in option]
     assert not bare, json.dumps(bare)
+
+
+def test_the_schema_knows_options_within_options() -> None:
+    schema = recipes.json_schema()
+    good = yaml.safe_load(RECIPE)
+    for distill, fits in (({"response": 1, "taps": ["a"]}, True), (None, True), ({"tap": 1}, False), (3, False)):
+        written = {**good, "stages": {**good["stages"], "finetune": {"distill": distill}}}
+        assert jsonschema.Draft202012Validator(schema).is_valid(written) is fits

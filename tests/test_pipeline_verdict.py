@@ -44,7 +44,7 @@ def evidence(
     ],
 )
 def test_verdicts(given: Evidence, kind: str, words: str) -> None:
-    verdict = judge(given, max_drop=1.0, reject=False)
+    verdict = judge(given, max_drop=1.0, policy="warn")
     assert verdict.kind == kind
     assert words in verdict.text
     assert not verdict.rejected
@@ -52,16 +52,16 @@ def test_verdicts(given: Evidence, kind: str, words: str) -> None:
 
 @pytest.mark.parametrize("given", [evidence((1.2, 1.1, 1.3)), evidence(accuracy=0.88)])
 def test_a_regression_is_rejected_where_the_recipe_says_so(given: Evidence) -> None:
-    verdict = judge(given, max_drop=1.0, reject=True)
+    verdict = judge(given, max_drop=1.0, policy="reject")
     assert verdict.rejected
     assert "rejected, source goes on" in verdict.text
 
 
 @pytest.mark.parametrize("given", [evidence(), evidence((1.0, 0.97, 1.03)), evidence(None, None)])
 def test_what_is_no_regression_is_never_rejected(given: Evidence) -> None:
-    assert not judge(given, max_drop=1.0, reject=True).rejected
+    assert not judge(given, max_drop=1.0, policy="reject").rejected
 
 
 def test_the_floor_itself_is_allowed() -> None:
     """0.9 - 0.89 is a little more than a point in floating point."""
-    assert judge(evidence(accuracy=0.89), max_drop=1.0, reject=True).kind == "pays"
+    assert judge(evidence(accuracy=0.89), max_drop=1.0, policy="reject").kind == "pays"

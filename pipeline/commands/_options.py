@@ -43,7 +43,7 @@ start = click.option(
     "--from",
     "start",
     type=click.Path(path_type=Path, exists=True),
-    help="A folder that prune or finetune wrote.",
+    help="A folder that prune, factorize or finetune wrote.",
 )
 folder = click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="The folder to write."

@@ -1,6 +1,6 @@
 """What two pruning plans do differently, a line per group of channels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from pipeline.pruning.plan import GroupCut, Plan, positions
 
@@ -21,16 +21,6 @@ def differences(a: Plan, b: Plan) -> Iterator[str]:
         cut, cut_too = first.get(name), second.get(name)
         if cut is None or cut_too is None or _key(cut) != _key(cut_too):
             yield f"{name}: {_told(cut)} | {_told(cut_too)}{_shared(cut, cut_too)}"
-
-
-def between(a: Sequence[Plan], b: Sequence[Plan]) -> Iterator[str]:
-    """Say what two successions of plans do differently, step by step."""
-    for step in range(max(len(a), len(b))):
-        if step >= min(len(a), len(b)):
-            yield f"plan {step + 1}: only in the {'first' if len(a) > len(b) else 'second'}"
-        else:
-            label = f"plan {step + 1}: " if max(len(a), len(b)) > 1 else ""
-            yield from (label + line for line in differences(a[step], b[step]))
 
 
 def _key(group: GroupCut) -> tuple[int, int, str]:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
 
+from pipeline.errors import UserError
 from pipeline.progress import SILENT, Progress
 from pipeline.pruning import allocate, costs, graph, plan
 from pipeline.pruning.attributes import Guesses, attributes, changes
@@ -14,7 +16,8 @@ from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.groups import Group, Structure
 from pipeline.pruning.network import Network, network_of
 from pipeline.pruning.plan import Plan
-from pipeline.pruning.ranking import rankings
+from pipeline.pruning.ranking import criterion_of, rankings
+from pipeline.pruning.reconstruct import Refit, refit_of
 from pipeline.pruning.reference import Reference
 from pipeline.pruning.repair import Failed, Lessons
 from pipeline.pruning.samples import Samples
@@ -74,6 +77,7 @@ class _Job:
     cost: costs.Cost
     whole: Mapping[str, int]  # what the model cost before any module was removed
     settings: Settings
+    refit: Refit | None
 
     @property
     def structure(self) -> Structure:
@@ -138,6 +142,11 @@ class _Job:
             return graph.cut(model, self.known, self.structure.alive(kept))
         return made.apply(model)
 
+    def refitted(self, kept: Kept) -> "_Job":
+        """Return the job of the same network with the weights that read what goes fit anew, if that was asked for."""
+        model = self.model if self.refit is None else self.refit(kept)
+        return self if model is self.model else replace(self, model=model, probe=lively(model))
+
     def failed(self, proof: Proof, kept: Kept, pruned: nn.Module, inputs: Inputs) -> Failed:
         """Return a failed proof with all that can be learned from."""
         known = self.known
@@ -150,12 +159,44 @@ class _Job:
         return Reference(self.known.captured, self.known.flow, self.structure.alive(kept), state)
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What a criterion says of a model's groups; `model` is a trained copy where the criterion learns."""
+
+    rankings: Mapping[str, Ranking]
+    model: nn.Module
+
+
+def groups_of(model: nn.Module, example_inputs: Any, **settings: Any) -> tuple[Group, ...]:
+    """Return the groups that may go, in the order of the layers that make them. Raises UserError as `prune` does."""
+    chosen, inputs = Settings(**settings), as_inputs(example_inputs)
+    known = network_of(model, capture(model, inputs), inputs, chosen)
+    return tuple(g for g in known.structure.groups if g.kind in chosen.granularity)
+
+
+def score(
+    model: nn.Module,
+    example_inputs: Any,
+    samples: Samples | None = None,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> Scored:
+    """Score a model once, to prune it to several ratios; the keywords are the fields of `Settings`.
+
+    Raises UserError as `prune` does.
+    """
+    chosen, inputs = Settings(**settings), as_inputs(example_inputs)
+    known = network_of(model, capture(model, inputs), inputs, chosen)
+    return Scored(*rankings(Evidence(model, known, samples, chosen, progress)))
+
+
 def prune(
     model: nn.Module,
     example_inputs: Any,
     real_inputs: Any = None,
     samples: Samples | None = None,
     progress: Progress = SILENT,
+    scored: Scored | None = None,
     **settings: Any,
 ) -> PruneResult:
     """Remove whole channels from a copy of `model`; the keywords are the fields of `Settings`.
@@ -165,7 +206,9 @@ def prune(
     attribute reaches, are left whole and named in `frozen`. Input channels and outputs of the model stay.
     With form "graph" the result runs the captured graph, and sizes in it can change.
 
-    `samples` are what criteria that go by data look at.
+    `samples` are what criteria that go by data look at, and what weights are fit to with `reconstruct`; the proof is
+    then that of the fit weights, which a replay of the plan does not hold. `scored` is what `score` returned for
+    the same model and settings: it is not scored again, and where the criterion learns, what it trained is pruned.
 
     Raises UserError for impossible settings, a criterion that cannot rank this model, weights that are not
     finite, real inputs that do not fit the example, and a model that `torch.export` cannot capture.
@@ -175,13 +218,24 @@ def prune(
     real = None if real_inputs is None else as_inputs(real_inputs)
     captured = capture(model, inputs)
     whole = costs.total(captured)
-    shorter = shorten(model, captured, chosen, inputs, real) if chosen.depth else None
+    shorter = None
+    if chosen.depth:
+        judge = partial(
+            criterion_of(chosen.criterion, chosen.criterion_options).modules,
+            model=model,
+            samples=samples,
+            progress=progress,
+        )
+        shorter = shorten(model, captured, chosen, inputs, real, judge)
     if shorter is not None and shorter.removed:
         model, captured = shorter.model, capture(shorter.model, inputs)
     known = network_of(model, captured, inputs, chosen)
     cost = costs.of_network(known.captured, known.flow, known.structure)
-    ranked, model = rankings(Evidence(model, known, samples, chosen, progress))
-    job = _Job(model, lively(model), known, ranked, cost, whole, chosen)
+    evidence = Evidence(model, known, samples, chosen, progress)
+    refit_of(evidence)  # what it lacks, it says before any work
+    scored = scored or Scored(*rankings(evidence))
+    ranked, model = scored.rankings, scored.model
+    job = _Job(model, lively(model), known, ranked, cost, whole, chosen, refit_of(replace(evidence, model=model)))
     result = _proved(job, inputs, real)
     if shorter is not None:
         result = _with_depth(result, shorter)
@@ -219,21 +273,31 @@ def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
     """Plan until the proof holds."""
     lessons = Lessons()
 
-    def attempt(kept: Kept) -> tuple[Plan, nn.Module, Proof]:
+    def attempt(job: _Job, kept: Kept) -> tuple[Plan, nn.Module, Proof]:
         made = job.plan(kept, lessons.guesses)
         pruned = job.cut(job.probe, kept, made)
         return made, pruned, prove(pruned, job.reference(kept), inputs, real)
 
     def holds(kept: Kept) -> Callable[[Collection[str]], bool]:
-        return lambda names: attempt({n: kept[n] for n in names})[2].holds
+        return lambda names: attempt(job, {n: kept[n] for n in names})[2].holds
 
     while True:
         kept = job.choose(lessons.unproven, lessons.ties)
-        made, pruned, proof = attempt(kept)
+        made, pruned, proof = attempt(job, kept)
         if proof.holds or not made.groups:
-            final = pruned if job.probe is job.model else job.cut(job.model, kept, made)
-            return _result(job, kept, made, final, proof, lessons.unproven)
+            fit = job.refitted(kept)
+            if fit is not job:
+                made, pruned, proof = attempt(fit, kept)
+                _check_fit(proof)
+            final = pruned if fit.probe is fit.model else fit.cut(fit.model, kept, made)
+            return _result(fit, kept, made, final, proof, lessons.unproven)
         lessons.learn(job.failed(proof, kept, pruned, inputs), holds(kept))
+
+
+def _check_fit(proof: Proof) -> None:
+    if not proof.holds:
+        why = proof.failure or f"the pruned model differs by {proof.max_rel_error:.0e}"
+        raise UserError(f"reconstruct: with the weights fit anew {why}; fit on more samples, or leave it off")
 
 
 def _result(

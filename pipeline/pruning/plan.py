@@ -3,17 +3,17 @@
 It replays on a freshly built model in another process, without tracing and without the data it was made from.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, reduce
-from pathlib import Path
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, Field, with_config
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.plans import ModelPlan
 from pipeline.pruning import graph, surgery
 from pipeline.pruning.channels import Ids
 from pipeline.pruning.depth import without
@@ -77,7 +77,7 @@ class TensorCut:
 
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(ModelPlan):
     """What to cut from a model, or from its graph where `form` says so.
 
     `settings` is the record of how it was chosen; of it, form "graph" reads `ignore` and `granularity` again.
@@ -95,21 +95,15 @@ class Plan:
     )  # module -> attribute -> new value
     tensors: dict[str, TensorCut]
 
-    def save(self, path: Path | str) -> None:
-        """Write the plan as indented JSON: one line per group's width, equal plans give equal bytes."""
-        Path(path).write_bytes(_ADAPTER.dump_json(self, indent=2) + b"\n")
+    @property
+    def captures(self) -> bool:
+        """Whether `apply` needs example inputs."""
+        return self.form == "graph"
 
-    @classmethod
-    def load(cls, path: Path | str) -> "Plan":
-        """Read a plan. Raises UserError, naming file and key, for a file that is missing or no plan."""
-        try:
-            return _ADAPTER.validate_json(Path(path).read_bytes())
-        except OSError as error:
-            raise UserError(f"cannot read the plan {path}: {error.strerror}") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "top level"
-            raise UserError(f"{path} is no pruning plan: {where}: {first['msg']}; write it anew") from error
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Weights whose zeros are to stay when the model trains."""
+        return self.zeroed
 
     @property
     def shapes(self) -> dict[str, Shape]:
@@ -139,20 +133,11 @@ class Plan:
         chosen = {key: self.settings[key] for key in ("ignore", "granularity") if key in self.settings}
         return graph.recut(shorter, as_inputs(example_inputs), self.kept, Settings(**chosen, form="graph"))
 
-    def mask(self, model: nn.Module) -> nn.Module:
-        """Return a copy of `model` in its full size with the same channels set to zero. Raises as `apply`."""
-        masked = without(model, self.removed)
-        surgery.check(masked, self.shapes)
-        surgery.zero(masked, self.kept)
-        return masked
+    def differences(self, other: ModelPlan) -> Iterator[str]:
+        """Say for every module and group what each plan makes of it; see `pipeline.pruning.compare`."""
+        from pipeline.pruning.compare import differences
 
-
-_ADAPTER = TypeAdapter(Plan)
-
-
-def replay(plans: Iterable[Plan], model: nn.Module, example_inputs: Any = None) -> nn.Module:
-    """Apply successive plans, oldest first: prune, finetune, prune again. Inputs and errors as for `Plan.apply`."""
-    return reduce(lambda pruned, plan: plan.apply(pruned, example_inputs), plans, model)
+        return differences(self, other) if isinstance(other, Plan) else iter(())
 
 
 def make(

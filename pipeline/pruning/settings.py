@@ -45,9 +45,10 @@ class Settings:
     each group what costs at most one drop in accuracy, by the curves in `sensitivity`: an analysis or its file.
 
     Kept widths are the nearest multiples of `round_to`, not below `min_width`; a group never loses its last
-    unit. `criterion_options` are fields of the criterion. `ignore` names layers whose output channels stay,
-    wildcards allowed. `form` "module" prunes the model's own modules; "graph" the captured graph, whose
-    written-in sizes can be changed.
+    unit. `criterion_options` are fields of the criterion. `reconstruct` fits the weights that read pruned channels
+    to the samples anew, by least squares; some criteria do so by themselves. `ignore` names layers whose output
+    channels stay, wildcards allowed. `form` "module" prunes the model's own modules; "graph" the captured graph,
+    whose written-in sizes can be changed.
     """
 
     ratio: float | Mapping[str, float] = 0.5
@@ -62,6 +63,7 @@ class Settings:
     form: str = "module"
     pattern: str | None = None
     sensitivity: Sensitivity | Path | str | None = None
+    reconstruct: bool = False
 
     def __post_init__(self) -> None:
         for name in ("granularity", "ignore"):

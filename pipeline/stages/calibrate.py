@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from pipeline import plugins
-from pipeline.core import Stage
+from pipeline.core import Policy, Stage
 from pipeline.progress import Progress
 from pipeline.references import DataSpec
 from pipeline.store import Artifact
@@ -19,7 +19,7 @@ class Calibrate(Stage):
     """Observe once; every target places its own Q/DQ pairs from the one `ranges.json`."""
 
     uses: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "numpy")
-    on_regression: ClassVar[str | None] = "reject"  # int8 that is slower or too inaccurate here does not ship
+    on_regression: ClassVar[Policy | None] = "reject"  # int8 that is slower or too inaccurate here does not ship
 
     data: DataSpec
     observer: Annotated[str, plugins.named("calibration.observers"), Field(description="how ranges are chosen")] = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.core import Stage
+from pipeline.core import Policy, Stage
 from pipeline.progress import Progress
 from pipeline.store import Artifact
 from targets.base import Target
@@ -19,7 +19,7 @@ MODEL = "model"
 class Compile(Stage):
     """Build the exported ONNX file for the target."""
 
-    on_regression: ClassVar[str | None] = None  # it builds what was accepted before it
+    on_regression: ClassVar[Policy | None] = None  # it builds what was accepted before it
 
     target: Target
     device: Device

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.core import Stage
+from pipeline.core import Policy, Stage
 from pipeline.progress import Progress
 from pipeline.references import DataSpec, ModelSpec
 from pipeline.store import Artifact
@@ -17,7 +17,7 @@ from pipeline.store import Artifact
 class Export(Stage):
     """Write the deployable ONNX file."""
 
-    on_regression: ClassVar[str | None] = None  # it writes what was accepted before it
+    on_regression: ClassVar[Policy | None] = None  # it writes what was accepted before it
     uses: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "onnxscript", "torch")
 
     model: ModelSpec

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from pipeline.core import Stage
+from pipeline.core import Policy, Stage
 from pipeline.progress import Progress
 from pipeline.references import DataSpec, ModelSpec
 from pipeline.store import Artifact
@@ -18,7 +18,7 @@ class Source(Stage):
     after: ClassVar[tuple[str, ...]] = ()
     uses: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
 
-    on_regression: ClassVar[str | None] = None  # it has nothing to go back to
+    on_regression: ClassVar[Policy | None] = None  # it has nothing to go back to
 
     model: ModelSpec
     data: DataSpec

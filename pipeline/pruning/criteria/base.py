@@ -1,7 +1,7 @@
 """The contract of a criterion: how it ranks the units of coupled groups, larger = keep."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Literal
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.progress import Progress
 from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.groups import Group, Member
+from pipeline.pruning.samples import Samples
 
 
 class Cost(Enum):
@@ -66,9 +68,21 @@ class Criterion(ABC):
         Raises UserError where it has no samples but needs them, and for a network that it says nothing about.
         """
 
-    def learn(self, evidence: Evidence) -> nn.Module:
-        """Return the model to rank and prune: the one given, or a copy that this criterion trained first."""
-        return evidence.model
+    def learn(self, evidence: Evidence) -> Evidence:
+        """Return what to rank by, with the model to prune: that given, or one of a copy that this criterion trained.
+
+        What else it learned, `rank` finds in the evidence's `learned`.
+        """
+        return evidence
+
+    def modules(
+        self, names: Collection[str], model: nn.Module, samples: Samples | None, progress: Progress
+    ) -> Mapping[str, float] | None:
+        """Return how much each module that might go whole matters, larger = keep; None: leave it to their influence.
+
+        A module that goes passes its input on. Raises UserError as `rank` does.
+        """
+        return None
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, fx
-
 from pipeline.pruning.criteria.base import Criterion, Ranking, ranking, refuse_if_empty
 from pipeline.pruning.evidence import Evidence
-from pipeline.pruning.groups import Group, Member
-from pipeline.pruning.rules.base import Role
-from pipeline.pruning.trace import Captured, arguments, op_name
+from pipeline.pruning.groups import Group
+from pipeline.pruning.norms import scale_names, scales
 
 
 @dataclass(frozen=True)
@@ -24,26 +20,10 @@ class BnScale(Criterion):
 
     def rank(self, groups: Sequence[Group], evidence: Evidence) -> Mapping[str, Ranking]:
         """Return the mean absolute scales, by group; it takes no samples."""
-        norms = _scales(evidence.network.captured)
-        own = {g.name: [m for m in g.members if m.role is Role.ALONG and m.tensor in norms] for g in groups}
+        names = scale_names(evidence.network.captured)
+        found = {g.name: scales(g, names, evidence.tensors) for g in groups}
         return refuse_if_empty(
-            {
-                name: ranking(_mean(members, evidence.tensors), comparable=True)
-                for name, members in own.items()
-                if members
-            },
+            {name: ranking(mean, comparable=True) for name, mean in found.items() if mean is not None},
             groups,
             "criterion bn_scale: goes by the scales of batch norms, and no channel that may go has one; choose another",
         )
-
-
-def _mean(members: Sequence[Member], tensors: Mapping[str, Tensor]) -> Tensor:
-    scales = [tensors[m.tensor].detach().double()[torch.from_numpy(m.index)].abs().mean(1).cpu() for m in members]
-    return torch.stack(scales).mean(0)
-
-
-def _scales(captured: Captured) -> set[str]:
-    """Return the parameters that scale what a batch norm gives, whatever module holds them."""
-    calls = (n for n in captured.graph.nodes if n.op == "call_function" and op_name(n) == "batch_norm")
-    given = (arguments(n).get("weight") for n in calls)
-    return {captured.tensors[w.name] for w in given if isinstance(w, fx.Node) and w.name in captured.tensors}
