@@ -263,3 +263,17 @@ def test_the_content_of_the_curves_is_part_of_the_stages_key(tmp_path: Path) -> 
     moved = path.rename(tmp_path / "elsewhere.json")
     same = Prune(model=None, data=None, scope="sensitivity", sensitivity=str(moved))  # type: ignore[arg-type]
     assert keys[0] != keys[1] == fingerprint.of_value(same)
+
+
+def test_options_that_do_not_go_together_are_told_before_any_work(tmp_path: Path) -> None:
+    path = tmp_path / "curves.json"
+    curves(a=[0.1]).save(path)
+    fits = {"scope": "sensitivity", "sensitivity": str(path), "schedule": None}
+    assert Prune.wrong(fits) is None
+    for changed, line in (
+        ({"sensitivity": None}, "None is no file"),
+        ({"sensitivity": str(tmp_path / "no.json")}, r"no.json is no file"),
+        ({"scope": "local"}, "is for scope sensitivity alone"),
+        ({"schedule": object()}, "curves are of the whole network, not of its steps"),
+    ):
+        assert line in (Prune.wrong({**fits, **changed}) or "")

@@ -8,12 +8,11 @@ import click
 from pipeline.commands import _options as options
 
 if TYPE_CHECKING:
-    from pipeline.data.base import Split
     from pipeline.pruning.curves import Sensitivity
-    from pipeline.pruning.samples import Samples
     from pipeline.recipe import Recipe
 
-SEEN = 256  # calibration samples for criteria that look at some
+SEEN = 256  # train images for criteria that look at some, where the recipe has no prune stage
+TAKEN = ("criterion", "criterion_options", "granularity", "ignore", "form")  # options of that stage
 
 
 @click.command("sensitivity")
@@ -44,8 +43,12 @@ def command(recipe: Path, start: Path | None, out: Path, overrides: tuple[str, .
 
 
 def _measured(recipe: "Recipe", start: Path | None, path: Path, samples: int) -> "Sensitivity":
+    import torch
+
     from pipeline import checkpoint
+    from pipeline.cutting import drawn
     from pipeline.plugins import find
+    from pipeline.pruning.samples import Samples
     from pipeline.pruning.sensitivity import Probe, sensitivity
     from pipeline.tasks.base import Task
 
@@ -54,22 +57,14 @@ def _measured(recipe: "Recipe", start: Path | None, path: Path, samples: int) ->
     task = find("pipeline.tasks", recipe.sections.task, Task)()
     splits = data.load()
     given = recipe.options("prune") if "prune" in recipe.sections.stages else {}
+    seen = drawn(splits.train, given.get("samples", SEEN), given.get("seed", 0))
+    inputs, labels = splits.validation[slice(0, samples)]
     probe = Probe(
-        _samples(splits.validation, samples),
+        Samples.of(torch.from_numpy(inputs), torch.from_numpy(labels), batch_size=100),
         lambda outputs, labels: task.metrics(outputs.numpy(), labels.numpy())[task.primary]["value"],
         task.primary,
     )
-    kept = {key: given[key] for key in ("criterion", "granularity", "ignore", "form") if key in given}
-    return sensitivity(model, probe, _samples(splits.calibration, SEEN), path, options.progress(), **kept)
-
-
-def _samples(split: "Split", limit: int) -> "Samples":
-    import torch
-
-    from pipeline.pruning.samples import Samples
-
-    inputs, labels = split[slice(0, limit)]
-    return Samples.of(torch.from_numpy(inputs), torch.from_numpy(labels), batch_size=100)
+    return sensitivity(model, probe, seen, path, options.progress(), **{k: given[k] for k in TAKEN if k in given})
 
 
 def _show(found: "Sensitivity") -> None:
