@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.data.base import Data
+from pipeline.data.base import Data, Split
 from pipeline.errors import UserError
 from pipeline.progress import SILENT, Progress
 from pipeline.pruning import PruneResult, Samples, prune
@@ -37,7 +37,7 @@ class Cutter:
             model,
             (self.example,),
             real_inputs=(self.real,),
-            samples=self._samples(),
+            samples=drawn(self.data.train, self.scored_on, self.seed),
             progress=self.progress,
             **{**self.settings, **settings},
         )
@@ -50,7 +50,8 @@ class Cutter:
             recalibrate(result.model, self.data.train, self.recalibrated_on, seed=self.seed)
         return result
 
-    def _samples(self) -> Samples:
-        order = np.random.default_rng(self.seed).permutation(len(self.data.train))[: self.scored_on]
-        x, y = self.data.train[order]
-        return Samples.of(torch.from_numpy(x), torch.from_numpy(y), batch_size=64)
+
+def drawn(split: Split, count: int, seed: int) -> Samples:
+    """Return up to `count` samples of a split, drawn from `seed`, for criteria to look at."""
+    x, y = split[np.random.default_rng(seed).permutation(len(split))[:count]]
+    return Samples.of(torch.from_numpy(x), torch.from_numpy(y), batch_size=64)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -72,8 +72,13 @@ class Sensitivity:
         lost = np.interp(np.arange(1, group.units + 1), (0, *curve.gone), drops, right=np.inf)
         return np.minimum.accumulate(lost[::-1])[::-1]
 
+    def plus(self, curve: Curve) -> "Sensitivity":
+        """Return these curves and one more."""
+        return replace(self, curves=(*self.curves, curve))
+
     def save(self, path: Path) -> None:
-        """Write the curves as JSON; the file is there whole or not at all."""
+        """Write the curves as JSON; the file is there whole or not at all. Folders are made as needed."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         written = path.with_name(f"{path.name}.part")
         written.write_text(self._text(), encoding="utf-8")
         written.replace(path)

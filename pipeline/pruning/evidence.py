@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
@@ -63,7 +62,7 @@ class Evidence:
         Memory holds what the graph itself needs at a time, and what the looks keep. `what` names the progress bar.
         """
         runner = _Watcher(self.watched, self.tensors, looks)
-        with self.progress.bar(what, len(self.seen.batches)) as bar, torch.no_grad():
+        with self.progress.bar(what, len(self.seen.batches)) as bar:
             for inputs, _ in self.seen.batches:
                 with seeded(self.model):
                     runner.outputs(pytree.tree_leaves(inputs))

@@ -186,6 +186,8 @@ def _wrong_curves(options: Mapping[str, Any]) -> str | None:
         return f"sensitivity: {given} is no file, and scope needs its curves; `edgesmith sensitivity` writes one"
     if options["scope"] != "sensitivity" and given is not None:
         return "sensitivity: is for scope sensitivity alone; set that, or leave it out"
+    if given is not None and options["schedule"] is not None:
+        return "schedule: curves are of the whole network, not of its steps; leave it out, or choose another scope"
     return None
 
 

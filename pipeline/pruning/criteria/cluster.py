@@ -85,7 +85,7 @@ def representatives(norms: Matrix, live: NDArray[np.int64], affinity: Matrix, k:
 
     Where there are fewer clusters than that, and for units that say nothing, the greatest norms fill up.
     """
-    by_norm = np.argsort(-norms, kind="stable").tolist()
+    by_norm: list[int] = np.argsort(-norms, kind="stable").tolist()
     if k >= len(live):
         return by_norm[:k]
     label = dict(zip(live.tolist(), labels(affinity, k).tolist(), strict=True))

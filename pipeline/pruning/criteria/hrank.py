@@ -60,7 +60,7 @@ class _Ranks:
 
     def __call__(self, value: Tensor) -> None:
         units = self._tap.units(value)
-        found = torch.cat([ranks(some, self._tolerance) for some in units.flatten(0, 2).split(CHUNK)])
+        found = torch.cat([ranks(some, self._tolerance) for some in torch.split(units.flatten(0, 2), CHUNK)])
         by_unit = found.reshape(units.shape[:3])
         self._sum += by_unit.sum((0, 2)).cpu()
         self._of += by_unit[:, 0].numel()

@@ -106,7 +106,7 @@ def removal_order(covariance: Matrix, alive: NDArray[np.bool_]) -> list[int]:
     deviation = np.sqrt(np.where(alive, np.diagonal(covariance), 1.0))
     correlation = np.abs(covariance) / np.outer(deviation, deviation)
     np.fill_diagonal(correlation, 0.0)
-    order = np.flatnonzero(~alive)[::-1].tolist()
+    order: list[int] = np.flatnonzero(~alive)[::-1].tolist()
     correlation[order], correlation[:, order] = 0.0, 0.0
     sums = np.where(alive, correlation.sum(1), -np.inf)
     for _ in range(int(alive.sum())):
