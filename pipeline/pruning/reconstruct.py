@@ -70,7 +70,9 @@ def reconstruct(
         call = reader.calls[0]
         new = _FITS[how](moments.pop(reader.weight), call.matrix(weight), reader)
         if not new.isfinite().all():
-            raise UserError(f"reconstruct: what {reader.weight} reads of the samples is not finite; look for NaN in them")
+            raise UserError(
+                f"reconstruct: what {reader.weight} reads of the samples is not finite; look for NaN in them"
+            )
         with torch.no_grad():
             weight.copy_(new.reshape(weight.shape))
     return model

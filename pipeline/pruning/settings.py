@@ -39,10 +39,10 @@ class Settings:
     relative to their group's mean; "isomorphic" does so among groups of equal structure only.
 
     Kept widths are the nearest multiples of `round_to`, not below `min_width`; a group never loses its last
-    unit. `criterion_options` are fields of the criterion. `reconstruct` fits the weights that read pruned channels
-    to the samples anew, by least squares; some criteria do so by themselves. `ignore` names layers whose output channels stay,
-    wildcards allowed. `form` "module" prunes the model's own modules; "graph" the captured graph, whose
-    written-in sizes can be changed.
+    unit. `criterion_options` are fields of the criterion. `reconstruct` fits the weights that read pruned
+    channels anew, by least squares on samples; some criteria do so by themselves. `ignore` names layers whose
+    output channels stay, wildcards allowed. `form` "module" prunes the model's own modules; "graph" the captured
+    graph, whose written-in sizes can be changed.
     """
 
     ratio: float | Mapping[str, float] = 0.5
