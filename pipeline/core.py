@@ -29,6 +29,10 @@ class Stage(ABC):
         """The name recipes use: the file's."""
         return cls.__module__.rpartition(".")[2]
 
+    def reads(self) -> tuple[str, ...]:
+        """Whose artifacts it reads with these fields: `after`, where they do not matter."""
+        return self.after
+
     def code(self) -> tuple[str, ...]:
         """Modules that `run` finds by name, which an import statement does not show."""
         return ()
@@ -74,7 +78,7 @@ def parts_of(stage: Stage, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
 
 def inputs_of(stage: Stage, done: Mapping[str, Artifact]) -> dict[str, Artifact]:
     """Pick what a stage reads from what is there."""
-    return {name: done[name] for name in stage.after}
+    return {name: done[name] for name in stage.reads()}
 
 
 def run(

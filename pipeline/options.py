@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields
-from typing import Any, TypeVar, get_type_hints
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -59,7 +59,7 @@ def _line(error: Any, model: type[BaseModel], where: Where) -> str:
     for part in path[:-1]:
         where = where / part
     last = path[-1] if path else ""
-    if error["type"] == "extra_forbidden":
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{where}: unknown key {last!r}{did_you_mean(last, _known(model, path[:-1]))}"
     if error["type"] == "missing":
         return f"{where}: the key {last!r} is missing"
@@ -72,6 +72,9 @@ def _known(model: type[BaseModel], path: list[str]) -> list[str]:
     for part in path:
         field = model.model_fields.get(part)
         inner = field.annotation if field else None
+        options = next((kind for kind in (inner, *get_args(inner)) if is_dataclass(kind)), None)
+        if isinstance(options, type):
+            return [f.name for f in fields(options)]
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             break
         model = inner

@@ -200,9 +200,19 @@ def json_schema() -> dict[str, Any]:
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    if "$defs" in schema:
-        raise TypeError(f"options of {schema.get('title')} must be plain values, not models of their own")
-    return schema
+    """Put what a schema defines where it refers to it, as the whole recipe's has another place for definitions."""
+    defined = schema.pop("$defs", {})
+
+    def put(part: Any) -> Any:
+        if isinstance(part, list):
+            return [put(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        name = str(part.get("$ref", "")).removeprefix("#/$defs/")
+        return put(defined[name]) if name in defined else {key: put(value) for key, value in part.items()}
+
+    found: dict[str, Any] = put(schema)
+    return found
 
 
 class _Loader(yaml.SafeLoader):

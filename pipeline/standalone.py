@@ -106,11 +106,11 @@ def run_stage(recipe: Recipe, name: str, start: Path | None, out: Path, progress
     if start is not None and not (start / "weights.safetensors").is_file():
         raise UserError(f"--from {start}: has no weights.safetensors; give a folder that prune or finetune wrote")
     with tempfile.TemporaryDirectory() as folder, _fresh(out, keep=("epochs",) if stage.resumable else ()):
-        previous = start
-        if previous is None:
-            previous = Path(folder)
-            source.run({}, previous, progress)
-        stage.run({PREVIOUS: Artifact(previous, "")}, out, progress)
+        made = Path(folder)
+        if start is None or source.name() in stage.reads():
+            source.run({}, made, progress)
+        inputs = {PREVIOUS: start or made, source.name(): made}
+        stage.run({name: Artifact(inputs[name], "") for name in stage.reads()}, out, progress)
     info = Info.load(out)
     if info is None:
         raise UserError(f"{name} left no info.json in {out}")

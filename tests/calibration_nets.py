@@ -1,17 +1,30 @@
-"""Small float ONNX models for the calibration tests, built node by node."""
+"""Small float ONNX models for the calibration tests, built node by node, and schemes to quantise them by."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from calibration.collect import collect
+from calibration.graph import index
+from calibration.observers.minmax import Minmax
+from calibration.ranges import Ranges
+from targets.base import Int8Scheme
+
 Array = NDArray[Any]
 Shape = Sequence[int | str]
+
+FUSING = Int8Scheme()
+WRITING = Int8Scheme(quantize_outputs=True, quantize_bias=True)
+SYMMETRIC = Int8Scheme(activation="int8", symmetric=True, min_gemm=16)
+SCHEMES = pytest.mark.parametrize("scheme", [FUSING, WRITING, SYMMETRIC])
 
 
 def node(op: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
@@ -99,6 +112,21 @@ def saved(made: ModelProto, folder: Path) -> Path:
     path = folder / "model.onnx"
     onnx.save(made, path)
     return path
+
+
+def calibrated(made: ModelProto, n: int = 4) -> Ranges:
+    """Collect the ranges of a model on `n` samples of noise."""
+    shape = [d.dim_value for d in made.graph.input[0].type.tensor_type.shape.dim][1:]
+    with TemporaryDirectory() as folder:
+        return collect(saved(made, Path(folder)), [{"x": samples(n, shape)}], Minmax())
+
+
+def by_op(made: ModelProto, op: str) -> list[NodeProto]:
+    return [n for n in made.graph.node if n.op_type == op]
+
+
+def array(made: ModelProto, name: str) -> Array:
+    return numpy_helper.to_array(index(made.graph).constants[name])
 
 
 def run(made: ModelProto, x: Array, optimized: Path | None = None, fetch: str | None = None) -> Array:

@@ -90,6 +90,14 @@ def run_cli(*args: object, cwd: Path, **extra: str) -> "subprocess.CompletedProc
     )
 
 
+def one_line(stderr: str) -> str:
+    """Return the error that a run ended with, which must be its only line of complaint."""
+    lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, stderr
+    assert "Traceback" not in stderr
+    return lines[0]
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A fresh project's recipe."""

@@ -227,6 +227,40 @@ def over_these(stays: Tensor, small: nn.Module) -> Callable[[nn.Module, tuple[Te
     return hook
 
 
+class Windows(nn.Module):
+    """Attention in windows of 16 places, its sizes, heads and batch written into the forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 1)
+        self.qkv = nn.Linear(32, 96)
+        self.proj = nn.Linear(32, 24)
+        self.norm = nn.LayerNorm(24)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).permute(0, 2, 3, 1)
+        windows = x.view(x.size(0), 2, 4, 2, 4, 32).permute(0, 1, 3, 2, 4, 5).reshape(x.size(0) * 4, 16, 32)
+        q, k, v = self.qkv(windows).view(-1, 16, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.size(0) * 4, 16, 32)
+        y = self.norm(self.proj(y)).view(x.size(0), 64, 24)
+        return self.head(y.mean(1))
+
+
+class Mixed(nn.Module):
+    """Tokens mixed by convolutions with a kernel of one, whose space is the channels, as in gMLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(4, 16)
+        self.mix = nn.Conv1d(6, 8, 1)
+        self.grow = nn.ConvTranspose1d(8, 10, 1)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.grow(F.relu(self.mix(F.relu(self.stem(x)))))))
+
+
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "lenet": (LeNet, (2, 1, 28, 28)),
     "vgg": (VGG, (2, 3, 32, 32)),

@@ -1,12 +1,27 @@
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from calibration_nets import model, node, resnet, run, samples, saved, single_conv, sqnr_db
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from calibration_nets import (
+    FUSING,
+    SCHEMES,
+    SYMMETRIC,
+    WRITING,
+    array,
+    by_op,
+    calibrated,
+    model,
+    node,
+    resnet,
+    run,
+    samples,
+    saved,
+    single_conv,
+    sqnr_db,
+)
+from onnx import helper
 
 from calibration.collect import collect
 from calibration.errors import CalibrationError
@@ -16,37 +31,15 @@ from calibration.placement import Placement, place
 from calibration.ranges import Ranges
 from targets.base import Int8Scheme
 
-FUSING = Int8Scheme()
-WRITING = Int8Scheme(quantize_outputs=True, quantize_bias=True)
-SYMMETRIC = Int8Scheme(activation="int8", symmetric=True, min_gemm=16)
-SCHEMES = pytest.mark.parametrize("scheme", [FUSING, WRITING, SYMMETRIC])
-
-
-@pytest.fixture
-def calibrated(tmp_path: Path):
-    def collected(made: ModelProto, n: int = 4) -> Ranges:
-        shape = [d.dim_value for d in made.graph.input[0].type.tensor_type.shape.dim][1:]
-        return collect(saved(made, tmp_path), [{"x": samples(n, shape)}], Minmax())
-
-    return collected
-
 
 def pairs(placed: Placement) -> set[str]:
     """Tensors that have a pair."""
     return {n.input[0] for n in placed.model.graph.node if n.op_type == "QuantizeLinear"}
 
 
-def by_op(made: ModelProto, op: str) -> list[NodeProto]:
-    return [n for n in made.graph.node if n.op_type == op]
-
-
-def array(made: ModelProto, name: str) -> np.ndarray:
-    return numpy_helper.to_array(index(made.graph).constants[name])
-
-
 @SCHEMES
 @pytest.mark.parametrize("mean", ["GlobalAveragePool", "ReduceMean"])
-def test_the_result_is_valid_close_to_float_and_small(calibrated, scheme, mean):
+def test_the_result_is_valid_close_to_float_and_small(scheme, mean):
     made = resnet(mean=mean)
     helper.set_model_props(made, {"classes": "a,b"})
     before = made.SerializeToString()
@@ -64,7 +57,7 @@ def test_the_result_is_valid_close_to_float_and_small(calibrated, scheme, mean):
     assert placed.model.ByteSize() < made.ByteSize() / 2  # Q/DQ nodes weigh much in so small a model
 
 
-def test_pairs_of_a_residual_network_that_fuses(calibrated):
+def test_pairs_of_a_residual_network_that_fuses():
     made = resnet()
     placed = place(made, calibrated(made), FUSING)
     # behind activations, never between a convolution and its Relu; of the two inputs of each add, the one
@@ -74,14 +67,14 @@ def test_pairs_of_a_residual_network_that_fuses(calibrated):
     assert len(placed.quantized) == 6 + 1 + 2
 
 
-def test_pairs_of_a_residual_network_whose_kernels_write_int8(calibrated):
+def test_pairs_of_a_residual_network_whose_kernels_write_int8():
     made = resnet()
     placed = place(made, calibrated(made), WRITING)
     inputs = {"x", "stem.relu", "a1.relu", "a2", "pool", "b1.relu", "b2", "short", "flat"}
     assert pairs(placed) == inputs | {"a.relu", "b.relu"}
 
 
-def test_each_tensor_has_one_pair_that_all_readers_share(calibrated):
+def test_each_tensor_has_one_pair_that_all_readers_share():
     made = resnet()
     for scheme in (FUSING, WRITING):
         placed = place(made, calibrated(made), scheme)
@@ -95,7 +88,7 @@ def test_each_tensor_has_one_pair_that_all_readers_share(calibrated):
         assert [n.op_type for n in found.readers[shared.output[0]]] == ["Conv", "Add"]
 
 
-def test_what_only_rearranges_values_keeps_their_scale(calibrated):
+def test_what_only_rearranges_values_keeps_their_scale():
     made = resnet()
     joined = ("Add", "MaxPool", "GlobalAveragePool")
     placed = place(made, calibrated(made), Int8Scheme(joined=joined, quantize_outputs=True))
@@ -105,7 +98,7 @@ def test_what_only_rearranges_values_keeps_their_scale(calibrated):
     assert scale["mean"] != scale["b.relu"]
 
 
-def test_model_outputs_stay_float_even_where_others_read_them(calibrated):
+def test_model_outputs_stay_float_even_where_others_read_them():
     weights = {"w": np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)}
     nodes = [node("Conv", ["x", "w"], "mid"), node("Conv", ["mid", "w"], "y")]
     made = model(nodes, weights, (1, 3, 8, 8), outputs=("mid", "y"))
@@ -115,7 +108,7 @@ def test_model_outputs_stay_float_even_where_others_read_them(calibrated):
     assert pairs(placed) == {"x", "mid"}
 
 
-def test_weights_are_stored_once_as_int8_behind_a_dequantizer_only(calibrated):
+def test_weights_are_stored_once_as_int8_behind_a_dequantizer_only():
     weights = {"w": np.random.default_rng(0).normal(0, 1, (3, 3, 1, 1)).astype(np.float32)}
     nodes = [node("Conv", ["x", "w"], "mid"), node("Conv", ["mid", "w"], "y")]
     made = model(nodes, weights, (1, 3, 8, 8))
@@ -128,7 +121,7 @@ def test_weights_are_stored_once_as_int8_behind_a_dequantizer_only(calibrated):
     assert first == second
 
 
-def test_a_weight_that_a_float_op_reads_too_is_kept(calibrated):
+def test_a_weight_that_a_float_op_reads_too_is_kept():
     weights = {"w": np.ones((8, 8), np.float32)}
     nodes = [node("MatMul", ["x", "w"], "m"), node("Mul", ["m", "w"], "y")]
     made = model(nodes, weights, (8, 8))
@@ -137,7 +130,7 @@ def test_a_weight_that_a_float_op_reads_too_is_kept(calibrated):
     onnx.checker.check_model(placed, full_check=True)
 
 
-def test_small_gemms_stay_float_and_say_why(calibrated):
+def test_small_gemms_stay_float_and_say_why():
     made = resnet(width=4)
     placed = place(made, calibrated(made), SYMMETRIC)
     assert placed.skipped == {"Gemm_y": "its weight is 8 × 32, under the least size 16"}
@@ -145,7 +138,7 @@ def test_small_gemms_stay_float_and_say_why(calibrated):
     assert "Gemm_y" in place(made, calibrated(made), FUSING).quantized
 
 
-def test_what_cannot_be_quantized_says_why(calibrated):
+def test_what_cannot_be_quantized_says_why():
     half = np.ones((4, 4), np.float16)
     nodes = [
         node("Add", ["x", "one"], "shifted"),
@@ -174,7 +167,7 @@ def test_what_cannot_be_quantized_says_why(calibrated):
     }
 
 
-def test_integer_arithmetic_is_no_business_of_ours(calibrated):
+def test_integer_arithmetic_is_no_business_of_ours():
     nodes = [
         node("Shape", ["x"], "shape"),
         node("Add", ["shape", "shape"], "twice"),
@@ -195,7 +188,7 @@ def test_a_dynamic_batch(tmp_path):
     assert sqnr_db(run(made, x), run(placed, x)) > 25
 
 
-def test_ranges_of_another_model_or_without_a_tensor(calibrated):
+def test_ranges_of_another_model_or_without_a_tensor():
     made = resnet()
     ranges = calibrated(made)
     with pytest.raises(CalibrationError, match="collected on another model"):
@@ -205,7 +198,7 @@ def test_ranges_of_another_model_or_without_a_tensor(calibrated):
         place(made, Ranges(less, 1, "minmax", {}, ranges.model), FUSING)
 
 
-def test_models_that_cannot_take_pairs(calibrated):
+def test_models_that_cannot_take_pairs():
     made = single_conv()
     ranges = calibrated(made)
     twice = place(made, ranges, FUSING).model
@@ -219,7 +212,7 @@ def test_models_that_cannot_take_pairs(calibrated):
 
 
 @pytest.mark.parametrize("opset", [13, 17, 19, 21])
-def test_opsets(calibrated, opset):
+def test_opsets(opset):
     weights = {"w": np.random.default_rng(0).normal(0, 1, (4, 3, 1, 1)).astype(np.float32)}
     made = model([node("Conv", ["x", "w"], "c"), node("Relu", ["c"], "y")], weights, (1, 3, 8, 8), opset=opset)
     placed = place(made, calibrated(made), FUSING).model
@@ -227,7 +220,7 @@ def test_opsets(calibrated, opset):
     assert sqnr_db(run(made, samples(4, (3, 8, 8))), run(placed, samples(4, (3, 8, 8)))) > 25
 
 
-def test_a_computed_bias_gets_no_pair(calibrated):
+def test_a_computed_bias_gets_no_pair():
     nodes = [node("Relu", ["x"], "bias"), node("Gemm", ["x", "w", "bias"], "y")]
     made = model(nodes, {"w": np.eye(4, dtype=np.float32)}, (4, 4))
     assert pairs(place(made, calibrated(made), WRITING)) == {"x"}

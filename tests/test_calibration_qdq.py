@@ -1,38 +1,12 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
-from calibration_nets import model, node, run, samples, saved, single_conv
-from onnx import ModelProto, NodeProto, numpy_helper
+from calibration_nets import FUSING, SCHEMES, array, by_op, calibrated, model, node, run, samples, saved, single_conv
+from onnx import numpy_helper
 
 from calibration.collect import collect
-from calibration.graph import index
 from calibration.observers.minmax import Minmax
 from calibration.placement import place
-from calibration.ranges import Ranges
 from targets.base import Int8Scheme
-
-FUSING = Int8Scheme()
-WRITING = Int8Scheme(quantize_outputs=True, quantize_bias=True)
-SYMMETRIC = Int8Scheme(activation="int8", symmetric=True, min_gemm=16)
-SCHEMES = pytest.mark.parametrize("scheme", [FUSING, WRITING, SYMMETRIC])
-
-
-@pytest.fixture
-def calibrated(tmp_path: Path):
-    def collected(made: ModelProto, n: int = 4) -> Ranges:
-        shape = [d.dim_value for d in made.graph.input[0].type.tensor_type.shape.dim][1:]
-        return collect(saved(made, tmp_path), [{"x": samples(n, shape)}], Minmax())
-
-    return collected
-
-
-def by_op(made: ModelProto, op: str) -> list[NodeProto]:
-    return [n for n in made.graph.node if n.op_type == op]
-
-
-def array(made: ModelProto, name: str) -> np.ndarray:
-    return numpy_helper.to_array(index(made.graph).constants[name])
 
 
 def fake(x: np.ndarray, scale: np.ndarray, zero: int, low: int, high: int) -> np.ndarray:
@@ -53,7 +27,7 @@ def slow_conv(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("activation", ["uint8", "int8"])
 @pytest.mark.parametrize("per_channel", [False, True])
-def test_arithmetic_is_that_of_a_fake_quantized_convolution(calibrated, activation, symmetric, per_channel):
+def test_arithmetic_is_that_of_a_fake_quantized_convolution(activation, symmetric, per_channel):
     made = single_conv(out=5)
     ranges = calibrated(made)
     scheme = Int8Scheme(activation, symmetric, per_channel, quantize_bias=True)
@@ -78,7 +52,7 @@ def test_arithmetic_is_that_of_a_fake_quantized_convolution(calibrated, activati
 
 
 @pytest.mark.parametrize("op", ["Gemm", "GemmT", "MatMul", "ConvTranspose", "Grouped"])
-def test_per_channel_weights_of_every_weighted_op(calibrated, op):
+def test_per_channel_weights_of_every_weighted_op(op):
     rng = np.random.default_rng(0)
     spread = 10.0 ** np.arange(-2, 2)
     shape, axis, kind, attributes = {
@@ -101,7 +75,7 @@ def test_per_channel_weights_of_every_weighted_op(calibrated, op):
 
 
 @SCHEMES
-def test_dead_channels_keep_their_bias(calibrated, scheme):
+def test_dead_channels_keep_their_bias(scheme):
     made = single_conv(out=4)
     w, b = array(made, "w").copy(), np.asarray([3.0, -2.0, 0.0, 1e-3], np.float32)
     w[0] = w[2] = 0

@@ -1,31 +1,19 @@
 """Each verb, run as a user runs it: a process, its output, its exit code."""
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import onnx
-import psutil
 import pytest
-from conftest import COMMAND, ROOT, environment, run_cli, write_project
+from conftest import ROOT, environment, one_line, run_cli, write_project
 
-from pipeline import fingerprint
+from pipeline import fingerprint, plugins
 
 VERBS = sorted(p.stem for p in (ROOT / "pipeline" / "commands").glob("[a-z]*.py"))
-
-
-def one_line(stderr: str) -> str:
-    """The error that a run ended with, which must be its only line of complaint."""
-    lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, stderr
-    assert "Traceback" not in stderr
-    return lines[0]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -169,193 +157,9 @@ def test_schema_targets_and_doctor(tmp_path: Path) -> None:
     assert "int8 instructions" in doctor.stdout
 
 
-def test_jetson_without_a_device_fails_before_any_work_and_names_both_ways_out(project: Path) -> None:
-    done = run_cli("deploy", "recipe.yaml", "--target", "jetson", cwd=project.parent)
-    assert done.returncode == 2
-    line = one_line(done.stderr)
-    assert "DEVICE=none" in line
-    assert "DEVICE=ssh://" in line
-    assert not (project.parent / ".edgesmith").exists()
-
-
-@pytest.mark.parametrize(
-    ("args", "expected"),
-    [
-        (["deploy", "nowhere.yaml"], "there is no recipe nowhere.yaml"),
-        (["deploy", "recipe.yaml", "--target", "cqu"], "did you mean cpu"),
-        (["deploy", "recipe.yaml", "--device", "ssh://board"], "ssh devices are not in this version yet"),
-        (["deploy", "recipe.yaml", "--device", "lokal"], "no device named 'lokal'"),
-        (["deploy", "recipe.yaml", "--set", "stages.prune.ration=1"], "did you mean 'ratio'"),
-        (["deploy", "recipe.yaml", "--set", "model.weights=w.safetensors"], "there is no file"),
-        (["deploy", "recipe.yaml", "--set", "data.args.path=./none.npz"], "none.npz"),
-        (["report", "."], "there is no report"),
-        (["measure", "my_model.py"], "give an .onnx file"),
-        (["measure", "none.onnx"], "there is no model none.onnx"),
-        (["compile", "data.npz", "--out", "x"], "is no ONNX file"),
-        (["calibrate", "none.onnx", "--data", "data.npz"], "--data data.npz: has the arrays"),
-        (["export", "none.onnx", "--out", "x.onnx"], "give --ranges"),
-        (["export", "recipe.yaml", "--out", "nowhere/x.onnx"], "nowhere/x.onnx: no such file or directory"),
-        (["compile", ".", "--out", "x"], "is a directory"),
-        (["diff", ".", "."], ". has no plan.json; give a plan, or a folder"),
-        (["diff", "none.json", "."], "cannot read the plan none.json"),
-        (["diff", "recipe.yaml", "."], "recipe.yaml is no pruning plan"),
-        (["finetune", "recipe.yaml", "--from", ".", "--out", "x"], "has no weights.safetensors"),
-        (["deploy", "recipe.yaml", "--set", "model.weights=nosuch.pkg:w.pt"], "there is no file"),
-        (["deploy", "recipe.yaml", "--set", "stages.calibrate.options={percentle: 99}"], "no option 'percentle'"),
-        (["deploy", "recipe.yaml", "--set", "stages.compile.on_regression=reject"], "unknown key 'on_regression'"),
-        (["deploy", "recipe.yaml", "--set", "timing.rounds=2"], "timing.rounds"),
-        (["deploy", "recipe.yaml", "--store", "data.npz"], "data.npz"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_2(project: Path, args: list[str], expected: str) -> None:
-    done = run_cli(*args, cwd=project.parent)
-    assert done.returncode == 2
-    assert expected in one_line(done.stderr)
-
-
-def test_a_broken_model_file_is_one_line(project: Path) -> None:
-    for text, expected in (("def build(:", "my_model.py:1"), ("import nosuch", "No module named 'nosuch'")):
-        (project.parent / "my_model.py").write_text(text)
-        done = run_cli("deploy", "recipe.yaml", cwd=project.parent)
-        assert done.returncode == 2
-        assert expected in one_line(done.stderr)
-
-
-def test_usage_errors_exit_with_2(tmp_path: Path) -> None:
-    done = run_cli("deploy", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "Missing argument 'RECIPE'" in done.stderr
-
-
-def test_debug_shows_the_traceback_wherever_it_stands(tmp_path: Path) -> None:
-    for args in (["--debug", "deploy", "x.yaml"], ["deploy", "x.yaml", "--debug"]):
-        assert "Traceback" in run_cli(*args, cwd=tmp_path).stderr
-
-
-def test_nan_weights_are_refused(project: Path) -> None:
-    import torch
-
-    sys.path.insert(0, str(project.parent))
-    from pipeline.references import factory
-
-    model = factory("my_model.py:build", {}, project.parent)()
-    state = {k: v * float("nan") if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    torch.save(state, project.parent / "w.pt")
-    done = run_cli("deploy", "recipe.yaml", "--set", "model.weights=w.pt", cwd=project.parent)
-    assert done.returncode == 2
-    assert "NaN or infinite weights" in one_line(done.stderr)
-
-
-def test_a_full_disk_is_one_line(project: Path) -> None:
-    """A real one: a file system of 64 kB."""
-    small = project.parent / "small"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a small file system takes root")
-    try:
-        done = run_cli("deploy", "recipe.yaml", "--store", "small", cwd=project.parent)
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
-    assert done.returncode == 2
-    line = one_line(done.stderr)
-    assert "disk is full" in line or "make room" in line
-
-
-def _start(project: Path, **extra: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [*COMMAND, "deploy", "recipe.yaml"],
-        cwd=project.parent,
-        env=environment(**extra),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def _until(process: "subprocess.Popen[str]", words: str) -> str:
-    assert process.stderr is not None
-    seen = ""
-    for line in process.stderr:
-        seen += line
-        if words in line:
-            return seen
-    raise AssertionError(f"ended without {words!r}: {seen}")
-
-
-def test_kill_and_resume(project: Path) -> None:
-    slow = project.read_text().replace("epochs: 2", "epochs: 6")
-    project.write_text(slow)
-    process = _start(project)
-    with process:
-        _until(process, "✓ epoch 2/6")
-        os.killpg(process.pid, signal.SIGKILL)
-    done = run_cli("deploy", "recipe.yaml", cwd=project.parent)
-    assert done.returncode == 0, done.stderr
-    assert "prune and prove" not in done.stderr  # finished stages were kept
-    assert "epoch 1/6" not in done.stderr  # whole epochs too
-    assert "epoch 6/6" in done.stderr
-
-
-def test_ctrl_c_loses_nothing_and_leaves_no_process(project: Path) -> None:
-    process = _start(project, EDGESMITH_TEST_MARK=project.parent.name + str(os.getpid()))
-    with process:
-        _until(process, "✓ load and export")
-        time.sleep(1.0)  # into measuring the source, where agents run
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.stderr is not None
-        rest = process.stderr.read()
-        assert process.wait(60) == 130
-    assert "interrupted; what had finished is kept" in rest
-    assert "Traceback" not in rest
-    time.sleep(0.5)
-    assert _marked(project.parent.name + str(os.getpid())) == []
-
-
-def _marked(mark: str) -> list[str]:
-    """Command lines of the processes that a run with this mark has left, in whatever session they are."""
-    left = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("EDGESMITH_TEST_MARK") == mark:
-                left.append(" ".join(process.cmdline()))
-        except psutil.Error:
-            continue
-    return left
-
-
-def test_two_runs_at_once_on_one_store_both_succeed(project: Path) -> None:
-    command = [*COMMAND, "deploy", "recipe.yaml", "--set", "stages.finetune.epochs=1"]
-    runs = [
-        subprocess.Popen(
-            command,
-            cwd=project.parent,
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    said = [run.communicate(timeout=600)[1] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], said
-    assert sum(text.count("✓ epoch 1/1") for text in said) == 1
-    out = project.parent / "artifacts" / "recipe" / "cpu"
-    manifest = json.loads((out / "manifest.json").read_text())
-    assert {k: v["sha256"] for k, v in manifest["files"].items()} == {
-        k: v for k, v in fingerprint.files_in(out).items() if k != "manifest.json"
-    }
-
-
-def test_a_tampered_store_is_noticed_and_made_again(tmp_path: Path, deployed: Path) -> None:
-    import shutil
-
-    shutil.copytree(deployed, tmp_path / "copy")
-    copy = tmp_path / "copy"
-    for weights in (copy / ".edgesmith" / "entries").glob("*/files/weights.safetensors"):
-        weights.chmod(0o644)
-        weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
-    done = run_cli("deploy", "recipe.yaml", cwd=copy)
-    assert done.returncode == 0, done.stderr
-    assert "was changed after it was written; making it again" in " ".join(done.stderr.split())
+def test_criteria_lists_every_criterion_with_what_scoring_takes(tmp_path: Path) -> None:
+    done = run_cli("criteria", cwd=tmp_path)
+    assert done.returncode == 0
+    for name in plugins.names("pipeline.pruning.criteria"):
+        assert f" {name} " in done.stdout
+    assert "one pass over the samples" in done.stdout

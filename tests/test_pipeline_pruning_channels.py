@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.pruning.channels import FIXED, Channels, components
+from pipeline.pruning.channels import FIXED, Channels, components, kept, stays
 
 
 def slow_components(size: int, edges: list[tuple[int, int]]) -> list[int]:
@@ -44,3 +44,11 @@ def test_uniting_with_a_fixed_position_freezes_without_a_reason() -> None:
     assert roots[b[0]] == a[0]
     assert channels.frozen()[roots[b]].tolist() == [False, True, False]
     assert channels.reasons() == {}
+
+
+def test_positions_without_an_id_stay_and_only_dimensions_that_lose_some_are_told() -> None:
+    alive = np.array([True, False, True])
+    ids = np.array([2, FIXED, 1, 0, FIXED])
+    assert stays(ids, alive).tolist() == [True, True, False, True, True]
+    assert stays(np.full(2, FIXED), np.ones(0, bool)).all()  # a graph without any channels
+    assert {d: p.tolist() for d, p in kept((None, ids, ids[:2]), alive).items()} == {1: [0, 1, 3, 4]}

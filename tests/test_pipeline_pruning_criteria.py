@@ -6,7 +6,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.plugins import names
-from pipeline.pruning import PruneResult, prune
+from pipeline.pruning import PruneResult, prune, score
 from pipeline.pruning.criteria.base import Cost, Criterion
 from pipeline.pruning.criteria.l1 import L1
 from pipeline.pruning.criteria.l2 import L2
@@ -20,7 +20,11 @@ from pipeline.pruning.trace import capture
 from tests.pruning_nets import built
 
 REFUSED = {("apoz", "mobilenetv2", "stage")}  # nothing that it could rank: no ReLU follows a linear bottleneck
-QUICK: dict[str, dict[str, object]] = {}  # options that make learning criteria short
+QUICK: dict[str, dict[str, object]] = {  # options that make learning criteria short
+    "slimming": {"epochs": 1},
+    "group_sparse": {"epochs": 1},
+    "gates": {"epochs": 1},
+}
 
 
 def samples(example: torch.Tensor, n: int = 12) -> Samples:
@@ -98,3 +102,12 @@ def test_norms_sum_over_every_coupled_producer_and_nothing_else(criterion: Crite
                 values = [abs(v) for v in tensors[tensor][c].flatten().double().tolist()]
                 wanted[unit] += sum(v**norm for v in values) ** (1 / norm)
     assert criterion.score(group, tensors).tolist() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_scored_once_and_pruned_twice_is_as_scored_each_time() -> None:
+    model, x = built("vgg")
+    seen = samples(x)
+    scored = score(model, x, seen, criterion="apoz")
+    for ratio in (0.3, 0.6):
+        again = prune(model, x, samples=seen, criterion="apoz", ratio=ratio)
+        assert prune(model, x, scored=scored, criterion="apoz", ratio=ratio).plan == again.plan

@@ -7,7 +7,7 @@ import torch
 from dead_nets import X, chain, checked, positions, widths, zero_filters
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pruning_nets import NETS, built, lively, relative
+from pruning_nets import NETS, Mixed, built, lively, relative
 from step_nets import STEP, Net, Step
 from torch import nn
 
@@ -140,3 +140,12 @@ def test_no_layer_is_left_empty() -> None:
     result = checked(model, X)
     assert widths(result) == {"first": (8, 1), "second": (6, 1)}
     assert "second: 1 dead channel stays: no layer is left empty" in result.kept
+
+
+def test_dead_channels_on_the_space_of_a_kernel_of_one_go_where_nobody_reads_them() -> None:
+    model = lively(Mixed())
+    model.head.weight.data[:, 5:8] = 0
+    model.grow.weight.data[2] = 0
+    model.mix.weight.data[4] = 0
+    result = checked(model, torch.randn(2, 6, 4))
+    assert widths(result)["stem"] == (16, 13)

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
-from pruning_nets import NETS, built, lively, reading_only, relative
+from pruning_nets import NETS, Mixed, built, lively, masked_by_hand, reading_only, relative
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -194,6 +194,17 @@ def test_grouped_convolutions_stay_valid(width: int, groups: int, multiplier: in
     assert (mid.in_channels, mid.out_channels) == (width // 2, width * multiplier // 2)
     assert result.model.stem.out_channels == width // 2
     assert result.proof.max_rel_error < 1e-4
+
+
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_channels_on_the_space_of_a_kernel_of_one_go(form: str) -> None:
+    model, x = lively(Mixed()), torch.randn(2, 6, 4)
+    result = prune(model, x, form=form)
+    assert {(g.name, g.width) for g in result.plan.groups} == {("stem", "16 -> 8"), ("mix", "8 -> 4")}
+    assert relative(result.model(x), masked_by_hand(model, result.plan, result.model)(x)) < 1e-4
+    after = count(result.model, x)
+    assert (after.params, after.macs) == (result.params_after, result.macs_after)
+    assert result.frozen == {}
 
 
 def test_half_precision_and_biasless_models() -> None:

@@ -50,16 +50,6 @@ def test_equal_plans_give_equal_bytes(plan: Plan, tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_masking_keeps_the_size_and_zeroes_what_goes(plan: Plan) -> None:
-    masked = plan.mask(LeNet())
-    gone = sorted(set(range(8)) - set(plan.kept["conv1.weight"][0]))
-    assert masked.conv1.weight.shape == (8, 1, 5, 5)
-    assert not masked.conv1.weight[gone].any()
-    assert not masked.conv1.bias[gone].any()
-    assert not masked.conv2.weight[:, gone].any()
-    assert masked.conv1.weight[list(plan.kept["conv1.weight"][0])].all()
-
-
 def test_a_model_that_does_not_fit_is_refused(plan: Plan) -> None:
     with pytest.raises(UserError, match=r"does not fit ResNet: .*'conv1\.bias'"):
         plan.apply(ResNet())

@@ -135,6 +135,23 @@ def test_a_transposed_convolution_reads_its_rows_and_makes_its_columns() -> None
     assert flow.marked("out")[weight.dims[1]].all()
 
 
+@pytest.mark.parametrize("op", ["conv2d", "conv_transpose2d"])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "rows"), [(1, [1], 6), (1, [1, 1], 6), (3, [1, 1], 6), (1, [2, 1], 6), (1, [1, 1], 8)]
+)
+def test_positions_pass_a_kernel_of_one_that_neither_strides_nor_pads(
+    op: str, kernel: int, stride: list[int], rows: int
+) -> None:
+    flow = Flow()
+    x, weight = activation(flow, 2, 4, 6, 5, channels=2), Labels.blank((4, 4, kernel, 3))
+    y = run(flow, op, (2, 4, rows, 5), input=x, weight=weight, bias=None, groups=1, stride=stride)
+    passes = (kernel, {*stride}, rows) == (1, {1}, 6)
+    assert frozen(flow, x.dims[2]) == [not passes] * 6
+    assert (y.dims[2] is not None) == passes
+    if passes:
+        assert same(flow, y.dims[2], x.dims[2])
+
+
 def test_an_embedding_keeps_its_rows_and_makes_its_columns() -> None:
     flow = Flow()
     weight = flow.tensor("w", (7, 4))

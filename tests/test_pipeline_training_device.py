@@ -26,9 +26,15 @@ def test_a_device_that_is_not_there_is_one_line(name):
 @pytest.mark.parametrize("supported", [True, False])
 def test_auto_precision_asks_the_cpu(monkeypatch, supported):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": supported})
-    assert d.resolve_bf16("auto", CPU) is supported
-    assert d.resolve_bf16("bf16", CPU) is True
-    assert d.resolve_bf16("f32", CPU) is False
+    assert d.resolve_dtype("auto", CPU) == (torch.bfloat16 if supported else torch.float32)
+    assert d.resolve_dtype("bf16", CPU) == torch.bfloat16
+    assert d.resolve_dtype("f32", CPU) == torch.float32
+
+
+def test_f16_is_for_gpus():
+    assert d.resolve_dtype("f16", torch.device("cuda")) == torch.float16
+    with pytest.raises(UserError, match=r"^precision: f16 trains on a CUDA GPU only, this is cpu; use auto, bf16"):
+        d.resolve_dtype("f16", CPU)
 
 
 def test_layouts():

@@ -1,5 +1,4 @@
 import json
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -7,63 +6,28 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from training_runs import DATA, QUICK, Interrupting, equal, make_model, make_split, weights
 
-from pipeline.data.base import ArraySplit, Data
+from pipeline.data.base import ArraySplit
 from pipeline.errors import UserError
-from pipeline.models.resnet import resnet
-from pipeline.training.config import Training, rate
+from pipeline.training.config import Training
 from pipeline.training.evaluate import evaluate
 from pipeline.training.loop import BEST, LAST, fit
+from pipeline.training.objective import Objective
+from pipeline.training.schedule import rate
 
 
-def make_split(n, seed):
-    """Images whose class is the quadrant that is bright."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 4, n)
-    x = rng.normal(0, 0.3, (n, 1, 8, 8)).astype(np.float32)
-    for i, label in enumerate(y):
-        row, column = 4 * (label // 2), 4 * (label % 2)
-        x[i, 0, row : row + 4, column : column + 4] += 1
-    return ArraySplit(x, y)
+class Seeing(Objective):
+    """Cross entropy that shows each batch and what the model makes of it."""
 
+    def __init__(self, look):
+        super().__init__()
+        self.look = look
 
-def noisy(x, rng):
-    return x + rng.normal(0, 0.1, x.shape).astype(np.float32)
-
-
-DATA = Data(make_split(70, 0), make_split(40, 1), make_split(8, 2), make_split(40, 3), tuple("abcd"), noisy)
-QUICK = Training(epochs=3, batch_size=16, lr=0.05, precision="f32", accelerator="cpu")
-
-
-def make_model():
-    """A small ResNet with dropout in front: every kind of randomness that a run has."""
-    return nn.Sequential(nn.Dropout(0.1), resnet(8, 4, in_channels=1, classes=4))
-
-
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-class Interrupting:
-    """A progress that presses Ctrl-C after some steps, and keeps the notes."""
-
-    def __init__(self, after=10**9):
-        self.left, self.notes, self.labels = after, [], []
-
-    @contextmanager
-    def bar(self, label, total):
-        self.labels.append((label, total))
-        yield self
-
-    def advance(self, steps=1, note=""):
-        self.notes.append(note)
-        self.left -= steps
-        if self.left <= 0:
-            raise KeyboardInterrupt
+    def forward(self, model, x, y):
+        out = model(x)
+        self.look(x, y, out)
+        return nn.functional.cross_entropy(out, y)
 
 
 @pytest.fixture(scope="module")
@@ -243,11 +207,10 @@ def test_steps_equal_a_slow_sgd(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     seen, w = [], {n: p.detach().double().numpy().copy() for n, p in model.named_parameters()}
 
-    def objective(net, x, y):
+    def look(x, y, out):
         seen.append((x.double().numpy().reshape(len(x), -1).copy(), y.numpy().copy()))
-        return nn.functional.cross_entropy(net(x), y)
 
-    fit(model, data, config, tmp_path, objective=objective)
+    fit(model, data, config, tmp_path, objective=Seeing(look))
     v = {n: np.zeros_like(p) for n, p in w.items()}
     for step, (x, y) in enumerate(seen):
         logits = x @ w["1.weight"].T + w["1.bias"]
@@ -273,12 +236,7 @@ def test_epoch_size_fixes_the_number_of_steps(tmp_path):
 
 def test_bf16_trains_but_weights_stay_f32(tmp_path):
     model, seen = make_model(), set()
-
-    def objective(net, x, y):
-        out = net(x)
-        seen.add(out.dtype)
-        return nn.functional.cross_entropy(out, y)
-
+    objective = Seeing(lambda x, y, out: seen.add(out.dtype))
     fit(model, DATA, replace(QUICK, epochs=1, precision="bf16"), tmp_path, objective=objective)
     assert seen == {torch.bfloat16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -303,7 +261,7 @@ def test_the_checkpoint_is_plain_safetensors_with_a_json_header(uninterrupted):
         header = json.loads(file.metadata()["header"])
         names = set(file.keys())
     assert [epoch["loss"] for epoch in header["epochs"]] == [e.loss for e in uninterrupted[0].epochs]
-    assert {"model.1.conv1.weight", "model.1.bn1.running_mean", "momentum.1.fc.bias"} <= names
+    assert {"model.1.conv1.weight", "model.1.bn1.running_mean", "optimizer.momentum_buffer.model.1.fc.bias"} <= names
 
 
 def test_tied_weights_survive_a_resume(tmp_path):

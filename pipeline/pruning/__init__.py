@@ -9,8 +9,9 @@ form="graph" cuts the captured graph instead of the modules, which also changes 
 
 from pipeline.pruning.counters import Counts, count
 from pipeline.pruning.dead import DeadResult, remove_dead
-from pipeline.pruning.engine import PruneResult, prune
+from pipeline.pruning.engine import PruneResult, Scored, groups_of, prune, score
 from pipeline.pruning.plan import Plan, replay
+from pipeline.pruning.samples import Samples
 from pipeline.pruning.settings import Settings
 from pipeline.pruning.sparsity import SparseResult, sparsify
 from pipeline.pruning.verify import Proof
@@ -21,11 +22,15 @@ __all__ = [
     "Plan",
     "Proof",
     "PruneResult",
+    "Samples",
+    "Scored",
     "Settings",
     "SparseResult",
     "count",
+    "groups_of",
     "prune",
     "remove_dead",
     "replay",
+    "score",
     "sparsify",
 ]

@@ -1,16 +1,20 @@
 """How many units every group keeps, and which: ratios, budgets, rounding and exact selection."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import gcd
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import UserError
 from pipeline.pruning.criteria.base import Ranking
+from pipeline.pruning.curves import Sensitivity
 from pipeline.pruning.groups import Group
 
 Rankings = Sequence[Ranking]  # one per group
 Keep = tuple[int, ...]  # units that stay, one number per group
+Wants = Callable[[Sequence[Group], Rankings, float], list[float]]  # how many units each group would keep at a ratio
 Rounding = tuple[int, int]  # multiples to round widths to, and the least width
 
 
@@ -74,14 +78,25 @@ def local_wants(groups: Sequence[Group], _: Rankings, ratio: float) -> list[floa
 def global_wants(groups: Sequence[Group], rankings: Rankings, ratio: float) -> list[float]:
     """Take the lowest scores of the whole network until `ratio` of all channels is gone.
 
-    Scores are divided by their group's mean: norms grow with fan-in and are not comparable as they are.
+    Scores are divided by their group's mean, since norms grow with fan-in, unless the criterion says that they
+    are comparable as they are.
+    """
+    return cheapest(groups, [r.scores / (1.0 if r.comparable else r.scores.mean() or 1.0) for r in rankings], ratio)
+
+
+def cheapest(groups: Sequence[Group], prices: Sequence[NDArray[np.float64]], ratio: float) -> list[float]:
+    """Take the units of lowest price, wherever they are, until `ratio` of all channels is gone.
+
+    `prices` has one array per group, (units,); only how many of a group go counts, not which. Of equal prices
+    those go first whose groups have lost the smaller share by then, and of those the first.
     """
     if not groups:
         return []
-    relative = np.concatenate([r.scores / (r.scores.mean() or 1.0) for r in rankings])
+    price = np.concatenate(prices)
+    lost_by_then = np.concatenate([np.argsort(np.argsort(p, kind="stable")) / len(p) for p in prices])
     owner = np.repeat(np.arange(len(groups)), [g.units for g in groups])
     weight = np.array([g.channels_per_unit for g in groups])[owner]
-    order = np.argsort(relative, kind="stable")
+    order = np.lexsort((lost_by_then, price))
     gone = order[np.cumsum(weight[order]) <= ratio * weight.sum() + 1e-9]
     lost = np.bincount(owner[gone], minlength=len(groups))
     return [group.units - float(n) for group, n in zip(groups, lost, strict=True)]
@@ -103,11 +118,70 @@ def isomorphic_wants(groups: Sequence[Group], rankings: Rankings, ratio: float) 
     return wanted
 
 
-WANTS: Mapping[str, Callable[[Sequence[Group], Rankings, float], list[float]]] = {
+def energy_wants(groups: Sequence[Group], rankings: Rankings, ratio: float) -> list[float]:
+    """Keep as many units as directions that hold one share of every group's energy (PFA-En, arXiv 1807.10585).
+
+    The share is the same for all groups, and such that `ratio` of all channels goes. Raises UserError for
+    rankings without eigenvalues.
+    """
+    return cheapest(groups, [_tails(_spectrum(r, "energy")) for r in rankings], ratio)
+
+
+def kl_wants(groups: Sequence[Group], rankings: Rankings, _: float) -> list[float]:
+    """Keep the fewer units the less evenly energy is spread, whatever the ratio (PFA-KL, arXiv 1807.10585).
+
+    Of C units stay C·(1 − KL / log C), with KL the divergence of the eigenvalues' shares from 1/C each: all of
+    them where responses are uncorrelated and vary alike, next to none where one direction has everything.
+    Raises UserError for rankings without eigenvalues.
+    """
+    return [g.units * _evenness(_spectrum(r, "pfa_kl")) for g, r in zip(groups, rankings, strict=True)]
+
+
+def _spectrum(ranking: Ranking, scope: str) -> NDArray[np.float64]:
+    if ranking.spectrum is None:
+        raise UserError(f"scope {scope}: sets widths by eigenvalues, which this criterion does not give; choose pfa")
+    return ranking.spectrum
+
+
+def _tails(spectrum: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the share of energy that is gone with the 1, 2, … smallest eigenvalues."""
+    tails = np.cumsum(np.sort(spectrum))
+    return tails / (tails[-1] or 1.0)
+
+
+def _evenness(spectrum: NDArray[np.float64]) -> float:
+    """Return 1 − KL(shares ‖ uniform) / log C, which is the shares' entropy over its largest; of no energy 0."""
+    if len(spectrum) == 1:
+        return 1.0
+    shares = spectrum[spectrum > 0] / (spectrum.sum() or 1.0)
+    return float(-(shares * np.log(shares)).sum() / np.log(len(spectrum)))
+
+
+WANTS: Mapping[str, Wants] = {
     "local": local_wants,
     "isomorphic": isomorphic_wants,
     "global": global_wants,
+    "energy": energy_wants,
+    "pfa_kl": kl_wants,
 }
+FREE = ("pfa_kl",)  # what goes follows from the network alone
+
+
+def wants(scope: str, curves: Sensitivity | None) -> Wants:
+    """Return the rule of a scope; `curves` are for scope "sensitivity" alone."""
+    return WANTS[scope] if curves is None else partial(sensitivity_wants, curves)
+
+
+def sensitivity_wants(curves: Sensitivity, groups: Sequence[Group], _: Rankings, ratio: float) -> list[float]:
+    """Take from each group as much as costs no more than one threshold, such that `ratio` of all channels goes.
+
+    Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.2, with the threshold for a dial.
+    Raises UserError for curves of another network.
+    """
+    prices = [curves.prices(group) for group in groups]
+    if groups and np.isinf(np.concatenate(prices)).all():
+        raise UserError("sensitivity: has a curve for none of the groups that may go; measure this network")
+    return cheapest(groups, prices, ratio)
 
 
 def closest(keep_at: Callable[[float], Keep], removed: Callable[[Keep], float], goal: float) -> Keep:

@@ -12,9 +12,9 @@ from types import CodeType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.pruning.channels import Alive, stays
 from pipeline.pruning.rules.base import Flow, Literal
 from pipeline.pruning.trace import arguments, module_of
 
@@ -44,14 +44,14 @@ class Change:
         return module_of(self.literal.node)
 
 
-def changes(flow: Flow, alive: NDArray[np.bool_]) -> list[Change]:
+def changes(flow: Flow, alive: Alive) -> list[Change]:
     """Return the sizes in the graph that change when only the ids `alive` stay."""
     found, heads = [], flow.marked("head")
     for literal in flow.literals:
-        gone = int(np.count_nonzero(~alive[literal.ids[literal.ids >= 0]]))
-        if gone:
+        new = int(np.count_nonzero(stays(literal.ids, alive)))
+        if new < len(literal.ids):
             counts_heads = bool(heads[literal.ids[literal.ids >= 0]].any())
-            found.append(Change(literal, len(literal.ids), len(literal.ids) - gone, counts_heads))
+            found.append(Change(literal, len(literal.ids), new, counts_heads))
     return found
 
 

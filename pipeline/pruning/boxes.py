@@ -61,9 +61,8 @@ def _choose(
 def _decide(flow: Flow, box: Box, carrier: int | None) -> None:
     """Unite the whole's ids with the carrier's, along all other dimensions, and keep those."""
     flow.keep(*(ids for d, ids in enumerate(box.parts) if d != carrier))
-    if carrier is None:
+    ids = None if carrier is None else box.parts[carrier]
+    if carrier is None or ids is None:
         flow.keep(box.whole.ravel())
-        return
-    ids = box.parts[carrier]
-    lines = np.moveaxis(box.whole, carrier, 0).reshape(box.whole.shape[carrier], -1)
-    flow.unite(np.broadcast_to(ids[:, None], lines.shape).ravel() if ids is not None else None, lines.ravel())
+    else:
+        flow.unite_all(ids[:, None], np.moveaxis(box.whole, carrier, 0).reshape(len(ids), -1))

@@ -4,14 +4,28 @@ Ids live in numpy arrays, one entry per position of a dimension, so a concat is 
 repeat and a permute a reordering. Uniting collects edges; classes are solved for all of them at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
+Alive = NDArray[np.bool_]  # per id, whether it stays
 
 FIXED = -1  # a position that carries no id because it can never be pruned: zero padding, a model input
+
+
+def stays(ids: Ids, alive: Alive) -> NDArray[np.bool_]:
+    """Return which positions of a dimension with `ids` stay: those that carry no id do."""
+    result: NDArray[np.bool_] = ids == FIXED
+    result[~result] = alive[ids[~result]]
+    return result
+
+
+def kept(dims: Sequence[Ids | None], alive: Alive) -> dict[int, Ids]:
+    """Return the positions that stay, of every dimension that loses some."""
+    masks = {d: stays(ids, alive) for d, ids in enumerate(dims) if ids is not None}
+    return {d: np.flatnonzero(mask) for d, mask in masks.items() if not mask.all()}
 
 
 def components(size: int, left: Ids, right: Ids) -> Ids:

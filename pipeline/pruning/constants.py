@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from pipeline.pruning.products import PRODUCTS, product
 from pipeline.pruning.rules.base import Shape
-from pipeline.pruning.trace import Captured, arguments, op_name, shapes_of
+from pipeline.pruning.trace import Captured, arguments, op_name, shapes_of, split_by_schema
 
 Value = Tensor | tuple[Tensor, ...] | None
 Rule = Callable[[fx.Node, Mapping[str, Any]], Any]
@@ -94,13 +94,6 @@ def _functional(node: fx.Node) -> Any:
     return getattr(getattr(torch.ops.aten, op_name(node)), str(node.target._overloadname))  # type: ignore[union-attr]
 
 
-def _in_order(node: fx.Node, given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Split arguments by name into those given by position and those by keyword, as the op's schema has them."""
-    keyword = {a.name for a in node.target._schema.arguments if a.kwarg_only}  # type: ignore[union-attr]
-    wide = {name: None if name == "dtype" else _double(a) for name, a in given.items()}
-    return [a for n, a in wide.items() if n not in keyword], {n: a for n, a in wide.items() if n in keyword}
-
-
 def _double(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.double()
@@ -108,7 +101,8 @@ def _double(value: Any) -> Any:
 
 
 def _elementwise(node: fx.Node, given: Mapping[str, Any]) -> Any:
-    positional, keyword = _in_order(node, given)
+    wide = {name: None if name == "dtype" else _double(a) for name, a in given.items()}
+    positional, keyword = split_by_schema(node, wide)
     return _functional(node)(*positional, **keyword)
 
 

@@ -36,9 +36,8 @@ class Cost:
 
 @dataclass(frozen=True)
 class Terms:
-    """Products of lengths: `times[i]` × the lengths numbered in row i of `factors`, under the name `names[i]`."""
+    """Products of lengths: `times[i]` × the lengths numbered in row i of `factors`."""
 
-    names: tuple[str, ...]
     times: NDArray[np.int64]
     factors: NDArray[np.int64]
 
@@ -63,7 +62,7 @@ def cost(structure: Structure, terms: Mapping[str, Sequence[Work]]) -> Cost:
         rows = [[number(e) for e in item.extents] for item in items]
         widest = max((len(row) for row in rows), default=1)
         factors = np.array([row + [0] * (widest - len(row)) for row in rows], np.int64).reshape(len(rows), widest)
-        return Terms(tuple(i.name for i in items), np.array([i.times for i in items], np.int64), factors)
+        return Terms(np.array([i.times for i in items], np.int64), factors)
 
     gathered = {what: gather(items) for what, items in terms.items()}
     columns = {group.name: column for column, group in enumerate(structure.groups)}

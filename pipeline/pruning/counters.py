@@ -98,13 +98,12 @@ def _conv_transpose(node: fx.Node, reader: _Reader) -> Iterator[Work]:
 
 
 def _per_position(node: fx.Node, places: fx.Node, reader: _Reader) -> Work:
-    """Return the work of a kernel at all places of a tensor, whose batch may be heads and shrink."""
+    """Return the work of a kernel at all places of a tensor, whose batch and space may carry channels and shrink."""
     weight = arguments(node)["weight"]
     first, second, *kernel = reader.extents(weight)
-    extents = reader.extents(places)
-    space = extents[len(extents) - len(kernel) :]
-    batch = extents[: len(extents) - len(kernel) - 1]
-    return Work(reader.name(node, weight), prod(e.length for e in (*space, *kernel)), (first, second, *batch))
+    extents = list(reader.extents(places))
+    del extents[-len(kernel) - 1]  # its channels are the weight's
+    return Work(reader.name(node, weight), prod(e.length for e in kernel), (first, second, *extents))
 
 
 def _linear(node: fx.Node, reader: _Reader) -> Iterator[Work]:

@@ -4,17 +4,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import fx, nn
 
 from pipeline.errors import UserError
+from pipeline.pruning.channels import Alive, stays
 from pipeline.pruning.rules.base import Flow, Labels, Shape
 from pipeline.pruning.trace import Captured, Inputs, arguments, capture, op_name, shapes_of, stack_of
 
 
-def divergence(
-    captured: Captured, flow: Flow, alive: NDArray[np.bool_], pruned: nn.Module, inputs: Inputs
-) -> tuple[str, ...]:
+def divergence(captured: Captured, flow: Flow, alive: Alive, pruned: nn.Module, inputs: Inputs) -> tuple[str, ...]:
     """Return the modules, innermost first, in which a pruned model that runs first differs from the plan.
 
     Compared are its ops, their results' shapes and the numbers written into them, on a graph captured anew.
@@ -42,14 +40,16 @@ def _modules(node: fx.Node) -> tuple[str, ...]:
     return tuple(name.partition("@")[0] for name in reversed(stack_of(node)))
 
 
-def _smaller(shape: Shape, alive: NDArray[np.bool_], flow: Flow, node: fx.Node, index: int) -> Shape:
+def _smaller(shape: Shape, alive: Alive, flow: Flow, node: fx.Node, index: int) -> Shape:
     """Return the shape that a result has once channels are gone."""
     value = flow.values.get(node)
     labels = value[index] if isinstance(value, tuple) and index < len(value) else value
     if not isinstance(labels, Labels):
         return shape
-    gone = (0 if ids is None else int(np.count_nonzero(~alive[ids[ids >= 0]])) for ids in labels.dims)
-    return tuple(n - k for n, k in zip(shape, gone, strict=True))
+    return tuple(
+        n if ids is None else int(np.count_nonzero(stays(ids, alive)))
+        for n, ids in zip(shape, labels.dims, strict=True)
+    )
 
 
 def _numbers(node: fx.Node, written: set[tuple[fx.Node, str]], planned: fx.Node | None = None) -> dict[str, Any]:

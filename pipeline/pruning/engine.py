@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -15,7 +16,7 @@ from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.groups import Group, Structure
 from pipeline.pruning.network import Network, network_of
 from pipeline.pruning.plan import Plan
-from pipeline.pruning.ranking import rankings
+from pipeline.pruning.ranking import criterion_of, rankings
 from pipeline.pruning.reconstruct import Refit, refit_of
 from pipeline.pruning.reference import Reference
 from pipeline.pruning.repair import Failed, Lessons
@@ -100,9 +101,10 @@ class _Job:
         s = self.settings
         ranked = [self.rankings[g.name] for g in groups]
         rounding = s.round_to, s.min_width
+        wants = allocate.wants(s.scope, s.curves)
 
         def keep_at(ratio: float) -> allocate.Keep:
-            return allocate.rounded(groups, allocate.WANTS[s.scope](groups, ranked, ratio), rounding, ties)
+            return allocate.rounded(groups, wants(groups, ranked, ratio), rounding, ties)
 
         if isinstance(s.ratio, Mapping):
             return allocate.rounded(groups, [g.units * (1 - s.ratio_of(g.name)) for g in groups], rounding, ties)
@@ -157,12 +159,44 @@ class _Job:
         return Reference(self.known.captured, self.known.flow, self.structure.alive(kept), state)
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What a criterion says of a model's groups; `model` is a trained copy where the criterion learns."""
+
+    rankings: Mapping[str, Ranking]
+    model: nn.Module
+
+
+def groups_of(model: nn.Module, example_inputs: Any, **settings: Any) -> tuple[Group, ...]:
+    """Return the groups that may go, in the order of the layers that make them. Raises UserError as `prune` does."""
+    chosen, inputs = Settings(**settings), as_inputs(example_inputs)
+    known = network_of(model, capture(model, inputs), inputs, chosen)
+    return tuple(g for g in known.structure.groups if g.kind in chosen.granularity)
+
+
+def score(
+    model: nn.Module,
+    example_inputs: Any,
+    samples: Samples | None = None,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> Scored:
+    """Score a model once, to prune it to several ratios; the keywords are the fields of `Settings`.
+
+    Raises UserError as `prune` does.
+    """
+    chosen, inputs = Settings(**settings), as_inputs(example_inputs)
+    known = network_of(model, capture(model, inputs), inputs, chosen)
+    return Scored(*rankings(Evidence(model, known, samples, chosen, progress)))
+
+
 def prune(
     model: nn.Module,
     example_inputs: Any,
     real_inputs: Any = None,
     samples: Samples | None = None,
     progress: Progress = SILENT,
+    scored: Scored | None = None,
     **settings: Any,
 ) -> PruneResult:
     """Remove whole channels from a copy of `model`; the keywords are the fields of `Settings`.
@@ -173,7 +207,8 @@ def prune(
     With form "graph" the result runs the captured graph, and sizes in it can change.
 
     `samples` are what criteria that go by data look at, and what weights are fit to with `reconstruct`; the proof is
-    then that of the fit weights, which a replay of the plan does not hold.
+    then that of the fit weights, which a replay of the plan does not hold. `scored` is what `score` returned for
+    the same model and settings: it is not scored again, and where the criterion learns, what it trained is pruned.
 
     Raises UserError for impossible settings, a criterion that cannot rank this model, weights that are not
     finite, real inputs that do not fit the example, and a model that `torch.export` cannot capture.
@@ -183,14 +218,23 @@ def prune(
     real = None if real_inputs is None else as_inputs(real_inputs)
     captured = capture(model, inputs)
     whole = costs.total(captured)
-    shorter = shorten(model, captured, chosen, inputs, real) if chosen.depth else None
+    shorter = None
+    if chosen.depth:
+        judge = partial(
+            criterion_of(chosen.criterion, chosen.criterion_options).modules,
+            model=model,
+            samples=samples,
+            progress=progress,
+        )
+        shorter = shorten(model, captured, chosen, inputs, real, judge)
     if shorter is not None and shorter.removed:
         model, captured = shorter.model, capture(shorter.model, inputs)
     known = network_of(model, captured, inputs, chosen)
     cost = costs.of_network(known.captured, known.flow, known.structure)
     evidence = Evidence(model, known, samples, chosen, progress)
     refit_of(evidence)  # what it lacks, it says before any work
-    ranked, model = rankings(evidence)
+    scored = scored or Scored(*rankings(evidence))
+    ranked, model = scored.rankings, scored.model
     job = _Job(model, lively(model), known, ranked, cost, whole, chosen, refit_of(replace(evidence, model=model)))
     result = _proved(job, inputs, real)
     if shorter is not None:
@@ -271,13 +315,14 @@ def _result(
     if isinstance(requested, Mapping):
         gone = sum(job.settings.ratio_of(g.name) * g.channels for g in everything)
         requested = gone / max(job.structure.channels, 1)
+    achieved = job.removed(groups, keep)
     return PruneResult(
         model=pruned,
         plan=made,
         proof=proof,
         settings=job.settings,
-        requested=requested,
-        achieved=job.removed(groups, keep),
+        requested=achieved if job.settings.scope in allocate.FREE else requested,
+        achieved=achieved,
         macs_before=before["macs"],
         macs_after=after["macs"],
         params_before=before["params"],
@@ -299,4 +344,5 @@ def _record(settings: Settings) -> dict[str, Any]:
         "ratio": ratio,
         "ignore": list(settings.ignore),
         "granularity": list(settings.granularity),
+        "sensitivity": settings.curves.digest if settings.curves else None,
     }

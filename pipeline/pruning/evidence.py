@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
@@ -13,7 +14,7 @@ from pipeline.progress import SILENT, Progress
 from pipeline.pruning.groups import Group
 from pipeline.pruning.interpret import GraphRunner
 from pipeline.pruning.network import Network, network_of
-from pipeline.pruning.samples import Samples
+from pipeline.pruning.samples import Samples, needed
 from pipeline.pruning.settings import Settings
 from pipeline.pruning.surgery import tensors
 from pipeline.pruning.taps import Tap
@@ -33,6 +34,7 @@ class Evidence:
     settings: Settings = field(default_factory=Settings)
     progress: Progress = SILENT
     seed: int = 0
+    learned: Mapping[str, Tensor] = field(default_factory=dict)  # what `Criterion.learn` found, for its `rank`
 
     @cached_property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -42,12 +44,7 @@ class Evidence:
     @property
     def seen(self) -> Samples:
         """The samples. Raises UserError where there are none."""
-        if self.samples is None:
-            raise UserError(
-                f"criterion {self.settings.criterion}: looks at samples, and none were given; pass samples=, "
-                "or choose a criterion of the weights alone, such as l1"
-            )
-        return self.samples
+        return needed(self.samples, self.settings.criterion)
 
     @cached_property
     def watched(self) -> Network:
@@ -66,7 +63,7 @@ class Evidence:
         Memory holds what the graph itself needs at a time, and what the looks keep. `what` names the progress bar.
         """
         runner = _Watcher(self.watched, self.tensors, looks)
-        with self.progress.bar(what, len(self.seen.batches)) as bar:
+        with self.progress.bar(what, len(self.seen.batches)) as bar, torch.no_grad():
             for inputs, _ in self.seen.batches:
                 with seeded(self.model):
                     runner.outputs(pytree.tree_leaves(inputs))

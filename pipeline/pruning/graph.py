@@ -13,21 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, fx, nn
-from torch.export.graph_signature import OutputKind
 from torch.fx.graph import _PyTreeInfo
 
 from pipeline.errors import UserError
 from pipeline.pruning import surgery
-from pipeline.pruning.channels import Ids
+from pipeline.pruning.channels import Alive, Ids, kept, stays
 from pipeline.pruning.network import Network, network_of
 from pipeline.pruning.rules.base import Flow, Labels, Selection
 from pipeline.pruning.settings import Settings
 from pipeline.pruning.skeleton import Pruned, Signature, hold, norm_places, norms_of, skeleton
 from pipeline.pruning.trace import Inputs, arguments, capture, module_of, op_name
-
-Alive = NDArray[np.bool_]  # per id, whether it stays
 
 _SIZES = ("size", "shape", "sizes")  # arguments in which -1 stands for what is left
 _VIEWS = ("view", "reshape", "_unsafe_view")
@@ -50,16 +46,16 @@ def cut(model: nn.Module, known: Network, alive: Alive) -> fx.GraphModule:
     return Pruned(root, graph, type(model).__name__)
 
 
-def recut(model: nn.Module, inputs: Inputs, kept: surgery.Kept, settings: Settings) -> fx.GraphModule:
-    """Cut the graph of a freshly built model so that the given positions stay; `settings` are those of the plan.
+def recut(model: nn.Module, inputs: Inputs, wanted: surgery.Kept, settings: Settings) -> fx.GraphModule:
+    """Cut the graph of a freshly built model so that the positions `wanted` stay; `settings` are those of the plan.
 
     Raises UserError if in this graph other channels go together than those that the plan cuts.
     """
     known = network_of(model, capture(model, inputs), inputs, settings)
     roots, frozen = known.structure.roots, known.flow.channels.frozen()
     alive = np.ones(len(roots), bool)
-    odd = {name for name in kept if name not in known.flow.tensors}
-    for name, dims in kept.items() if not odd else ():
+    odd = {name for name in wanted if name not in known.flow.tensors}
+    for name, dims in wanted.items() if not odd else ():
         for dim, positions in dims.items():
             ids = known.flow.tensors[name].dims[dim]
             gone = roots[np.delete(ids, positions)] if ids is not None else np.empty(0, np.int64)
@@ -68,7 +64,7 @@ def recut(model: nn.Module, inputs: Inputs, kept: surgery.Kept, settings: Settin
                 odd.add(name)
     alive = alive[roots]
     found = kept_of(known.flow, alive)
-    odd |= {name for name in {*found, *kept} if not _equal(found.get(name, {}), kept.get(name, {}))}
+    odd |= {name for name in {*found, *wanted} if not _equal(found.get(name, {}), wanted.get(name, {}))}
     if odd:
         raise UserError(
             f"the plan does not fit {type(model).__name__}: channels of {min(odd)} go with others than in the plan; "
@@ -79,17 +75,8 @@ def recut(model: nn.Module, inputs: Inputs, kept: surgery.Kept, settings: Settin
 
 def kept_of(flow: Flow, alive: Alive) -> dict[str, dict[int, Ids]]:
     """Return the positions that stay, by tensor and dimension, where some go."""
-    kept = {name: _positions(labels, alive) for name, labels in flow.tensors.items()}
-    return {name: dims for name, dims in kept.items() if dims}
-
-
-def _positions(labels: Labels, alive: Alive) -> dict[int, Ids]:
-    stays = {d: _stays(ids, alive) for d, ids in enumerate(labels.dims) if ids is not None}
-    return {d: np.flatnonzero(mask) for d, mask in stays.items() if not mask.all()}
-
-
-def _stays(ids: Ids, alive: Alive) -> Alive:
-    return (ids < 0) | alive[ids]
+    cuts = {name: kept(labels.dims, alive) for name, labels in flow.tensors.items()}
+    return {name: dims for name, dims in cuts.items() if dims}
 
 
 def _equal(one: Mapping[int, Ids], other: Mapping[int, Ids]) -> bool:
@@ -121,9 +108,8 @@ class _Cutter:
         """Return what changes in every op: numbers, or what is times the batch."""
         numbers: dict[fx.Node, dict[tuple[str, int | None], int | Fraction]] = {}
         for literal in self._known.flow.literals:
-            stays = _stays(literal.ids, self._alive)
-            if not stays.all():
-                new = int(np.count_nonzero(stays))
+            new = int(np.count_nonzero(stays(literal.ids, self._alive)))
+            if new < len(literal.ids):
                 numbers.setdefault(literal.node, {})[literal.name, literal.index] = new
         batch = self._known.batch
         nodes = {n.name: n for n in self._known.captured.graph.nodes}
@@ -196,19 +182,17 @@ class _Cutter:
         if node in self._selections:
             return torch.from_numpy(self._index(self._selections[node])).to(tensor)
         labels = self._known.flow.values[node]
-        for dim, positions in (_positions(labels, self._alive) if isinstance(labels, Labels) else {}).items():
+        for dim, positions in (kept(labels.dims, self._alive) if isinstance(labels, Labels) else {}).items():
             tensor = tensor.index_select(dim, torch.from_numpy(positions).to(tensor.device))
         return tensor.clone()
 
     def _index(self, selection: Selection) -> Ids:
-        stays = _stays(selection.ids, self._alive)
-        return (np.cumsum(stays) - 1)[selection.places[stays[selection.places]]]
+        left = stays(selection.ids, self._alive)
+        return (np.cumsum(left) - 1)[selection.places[left[selection.places]]]
 
     def _output(self, node: fx.Node) -> None:
         results: Any = node.args[0]
-        specs = self._known.captured.program.graph_signature.output_specs
-        shown = [r for r, spec in zip(results, specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
-        self._graph.output(fx.node.map_arg(tuple(shown), self._made.__getitem__))
+        self._graph.output(fx.node.map_arg(tuple(self._known.captured.shown(results)), self._made.__getitem__))
 
 
 def _written(node: fx.Node, name: str, index: int | None) -> int:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 from pipeline.pruning.boxes import settle
-from pipeline.pruning.channels import Ids
+from pipeline.pruning.channels import Alive, Ids
 from pipeline.pruning.rules.base import Flow, Role
 
 HEAD, STAGE, FILTER = "head", "stage", "filter"
@@ -80,7 +80,7 @@ class Structure:
             by_class[group.classes] = number
         return by_class[self.roots]
 
-    def alive(self, kept: Mapping[str, Sequence[int]]) -> NDArray[np.bool_]:
+    def alive(self, kept: Mapping[str, Sequence[int]]) -> Alive:
         """Return, for every id, whether its channel stays when groups keep these units; others keep all."""
         stays = np.ones(len(self.roots), bool)
         for group in self.groups:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, fx
-from torch.export.graph_signature import OutputKind
+from torch.utils import _pytree as pytree
 
 from pipeline.pruning.trace import Captured
 
@@ -28,17 +28,26 @@ class GraphRunner(fx.Interpreter):
 
     def outputs(self, leaves: Sequence[Any]) -> list[Tensor]:
         """Run on the flattened inputs of the model; return its output tensors, flattened."""
+        return self._tensors(self.run(*self._feeds(leaves).values()))
+
+    def returned(self, leaves: Sequence[Any]) -> Any:
+        """Run on the flattened inputs of the model; return what the model returns, nested as it is."""
+        shown = self._captured.shown(self.run(*self._feeds(leaves).values()))
+        return pytree.tree_unflatten(shown, self._captured.program.call_spec.out_spec)
+
+    def _feeds(self, leaves: Sequence[Any]) -> dict[fx.Node, Any]:
+        """Return the value of every placeholder."""
         rest = iter(leaves)
         constants, names = self._captured.constants, self._captured.tensors
-        feeds = [
-            self._state[names[n.name]] if n.name in names else constants[n.name] if n.name in constants else next(rest)
-            for n in self.graph.nodes
-            if n.op == "placeholder"
-        ]
-        results = self.run(*feeds)
-        specs = self._captured.program.graph_signature.output_specs
-        shown = [r for r, spec in zip(results, specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
-        return [r for r in shown if isinstance(r, Tensor)]
+
+        def fed(name: str) -> Any:
+            return self._state[names[name]] if name in names else constants[name] if name in constants else next(rest)
+
+        return {n: fed(n.name) for n in self.graph.nodes if n.op == "placeholder"}
+
+    def _tensors(self, results: Sequence[Any]) -> list[Tensor]:
+        """Return the tensors among what the model itself gives."""
+        return [r for r in self._captured.shown(results) if isinstance(r, Tensor)]
 
 
 def _double(tensor: Tensor) -> Tensor:

@@ -139,13 +139,6 @@ class Plan:
         chosen = {key: self.settings[key] for key in ("ignore", "granularity") if key in self.settings}
         return graph.recut(shorter, as_inputs(example_inputs), self.kept, Settings(**chosen, form="graph"))
 
-    def mask(self, model: nn.Module) -> nn.Module:
-        """Return a copy of `model` in its full size with the same channels set to zero. Raises as `apply`."""
-        masked = without(model, self.removed)
-        surgery.check(masked, self.shapes)
-        surgery.zero(masked, self.kept)
-        return masked
-
 
 _ADAPTER = TypeAdapter(Plan)
 

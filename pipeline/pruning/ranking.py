@@ -1,7 +1,6 @@
 """The ranking of a network's units by the criterion that the settings name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,10 +31,12 @@ def rankings(evidence: Evidence) -> tuple[Mapping[str, Ranking], nn.Module]:
     settings = evidence.settings
     criterion = criterion_of(settings.criterion, settings.criterion_options)
     groups = [g for g in evidence.network.structure.groups if g.kind in settings.granularity]
-    model = criterion.learn(evidence) if groups else evidence.model
-    found = criterion.rank(groups, replace(evidence, model=model)) if groups else {}
+    if not groups:
+        return {}, evidence.model
+    evidence = criterion.learn(evidence)
+    found = criterion.rank(groups, evidence)
     _check(found, groups)
-    return found, model
+    return found, evidence.model
 
 
 def _check(found: Mapping[str, Ranking], groups: Sequence[Group]) -> None:

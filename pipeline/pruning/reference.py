@@ -5,18 +5,17 @@ the pruned network has none to count. Such ops see only the channels that stay h
 are put back to where they belong. Everything else runs untouched, on the graph of the unpruned model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from pipeline.pruning.channels import Ids
+from pipeline.pruning.channels import Alive, Ids, kept, stays
 from pipeline.pruning.interpret import GraphRunner
 from pipeline.pruning.rules.base import Flow, Labels, Literal
-from pipeline.pruning.trace import Captured, arguments, op_name
+from pipeline.pruning.trace import Captured, arguments, op_name, split_by_schema
 
 _OPS = """layer_norm rms_norm group_norm batch_norm mean sum amax amin max min logsumexp var std linalg_vector_norm norm
     prod matmul bmm mm mv dot addmm baddbmm einsum scaled_dot_product_attention"""
@@ -26,7 +25,7 @@ OVER_CHANNELS = frozenset(_OPS.split())
 class Reference(GraphRunner):
     """Runs a captured graph with the channels that are not `alive` at zero."""
 
-    def __init__(self, captured: Captured, flow: Flow, alive: NDArray[np.bool_], state: Mapping[str, Tensor]) -> None:
+    def __init__(self, captured: Captured, flow: Flow, alive: Alive, state: Mapping[str, Tensor]) -> None:
         self._flow, self._alive = flow, alive
         super().__init__(captured, {n: self._zeroed(n, tensor) for n, tensor in state.items() if n in flow.tensors})
         self._literals: dict[fx.Node, list[Literal]] = {}
@@ -36,14 +35,14 @@ class Reference(GraphRunner):
     def run_node(self, n: fx.Node) -> Any:
         """Run one op; on the channels that stay alone if it runs over channels and some are gone."""
         if n.op == "call_function" and op_name(n) in OVER_CHANNELS:
-            sources = {v: self._stays(v) for v in n.all_input_nodes}
+            sources = {v: self._kept(v) for v in n.all_input_nodes}
             if any(sources.values()):
                 return self._run_smaller(n, sources)
         return super().run_node(n)
 
     def _zeroed(self, name: str, tensor: Tensor) -> Tensor:
         dims = self._flow.tensors[name].dims
-        gone = {d: np.flatnonzero(~self._alive[ids]) for d, ids in enumerate(dims) if ids is not None}
+        gone = {d: np.flatnonzero(~stays(ids, self._alive)) for d, ids in enumerate(dims) if ids is not None}
         if not any(len(positions) for positions in gone.values()):
             return tensor.detach()
         result = tensor.detach().clone()
@@ -51,32 +50,28 @@ class Reference(GraphRunner):
             result.index_fill_(dim, torch.from_numpy(positions).to(result.device), 0)
         return result
 
-    def _stays(self, node: fx.Node) -> dict[int, Tensor]:
-        """Return the positions that stay, of every dimension that loses some."""
+    def _kept(self, node: fx.Node) -> dict[int, Ids]:
         labels = self._flow.values.get(node)
-        return self._kept(labels.dims) if isinstance(labels, Labels) else {}
+        return kept(labels.dims, self._alive) if isinstance(labels, Labels) else {}
 
-    def _kept(self, dims: Sequence[Ids | None]) -> dict[int, Tensor]:
-        stays = {d: (ids < 0) | self._alive[ids] for d, ids in enumerate(dims) if ids is not None}
-        return {d: torch.from_numpy(np.flatnonzero(mask)) for d, mask in stays.items() if not mask.all()}
-
-    def _run_smaller(self, node: fx.Node, sources: Mapping[fx.Node, dict[int, Tensor]]) -> Any:
+    def _run_smaller(self, node: fx.Node, sources: Mapping[fx.Node, dict[int, Ids]]) -> Any:
         def small(source: fx.Node) -> Any:
             value = self.env[source]
             for dim, positions in sources[source].items():
-                value = value.index_select(dim, positions.to(value.device))
+                value = value.index_select(dim, torch.from_numpy(positions).to(value.device))
             return value
 
         given = dict(fx.node.map_arg(arguments(node), small))
         for literal in self._literals.get(node, ()):
-            length = int(np.count_nonzero((literal.ids < 0) | self._alive[literal.ids]))
+            length = int(np.count_nonzero(stays(literal.ids, self._alive)))
             if literal.index is None:
                 given[literal.name] = length
             else:
                 given[literal.name] = [*given[literal.name]]
                 given[literal.name][literal.index] = length
         labels = self._flow.values[node]
-        result = _call(node, given)
+        positional, keyword = split_by_schema(node, given)
+        result = node.target(*positional, **keyword)  # type: ignore[operator]
         if isinstance(labels, tuple):
             return tuple(self._spread(r, item) for r, item in zip(result, labels, strict=True))
         return self._spread(result, labels)
@@ -85,15 +80,7 @@ class Reference(GraphRunner):
         """Put a result's positions back to their places, zeros between them."""
         if not isinstance(labels, Labels):
             return small
-        for dim, positions in self._kept(labels.dims).items():
+        for dim, positions in kept(labels.dims, self._alive).items():
             full = small.new_zeros((*small.shape[:dim], labels.shape[dim], *small.shape[dim + 1 :]))
-            small = full.index_copy_(dim, positions.to(small.device), small)
+            small = full.index_copy_(dim, torch.from_numpy(positions).to(small.device), small)
         return small
-
-
-def _call(node: fx.Node, given: Mapping[str, Any]) -> Any:
-    """Call an op with arguments by name."""
-    target: Any = node.target
-    keyword = {a.name for a in target._schema.arguments if a.kwarg_only}
-    positional = [v for k, v in given.items() if k not in keyword]
-    return target(*positional, **{k: v for k, v in given.items() if k in keyword})

@@ -53,3 +53,13 @@ class Samples:
     def labels(self) -> Tensor:
         """All labels, (N,)."""
         return torch.cat([labels for _, labels in self.batches])
+
+
+def needed(samples: Samples | None, criterion: str) -> Samples:
+    """Return the samples. Raises UserError where there are none."""
+    if samples is None:
+        raise UserError(
+            f"criterion {criterion}: looks at samples, and none were given; pass samples=, "
+            "or choose a criterion of the weights alone, such as l1"
+        )
+    return samples

@@ -3,18 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.plugins import did_you_mean
+from pipeline.pruning.curves import Sensitivity
 from pipeline.pruning.depth import BLOCK, LAYER
 from pipeline.pruning.groups import FILTER, HEAD, STAGE
 
 CHANNELS = (FILTER, STAGE, HEAD)
 DEPTH = (BLOCK, LAYER)
 WEIGHT = "weight"
+SENSITIVITY = "sensitivity"
 CHOICES = {
-    "scope": ("local", "isomorphic", "global"),
+    "scope": ("local", "isomorphic", "global", "energy", "pfa_kl", SENSITIVITY),
     "target": ("ratio", "macs", "params", "bytes"),
     "form": ("module", "graph"),
 }
@@ -36,13 +39,16 @@ class Settings:
     zero, by magnitude, or all but N of M with `pattern` "N:M": no shape changes.
 
     `scope` "local" takes the same share of every group; "global" ranks the units of all groups by score
-    relative to their group's mean; "isomorphic" does so among groups of equal structure only.
+    relative to their group's mean; "isomorphic" does so among groups of equal structure only. "energy" keeps as
+    many units as directions that hold one share of the energy of every group's responses, "pfa_kl" as many as
+    those directions are evenly loaded, whatever the ratio: both for criterion "pfa". "sensitivity" takes from
+    each group what costs at most one drop in accuracy, by the curves in `sensitivity`: an analysis or its file.
 
     Kept widths are the nearest multiples of `round_to`, not below `min_width`; a group never loses its last
-    unit. `criterion_options` are fields of the criterion. `reconstruct` fits the weights that read pruned
-    channels anew, by least squares on samples; some criteria do so by themselves. `ignore` names layers whose
-    output channels stay, wildcards allowed. `form` "module" prunes the model's own modules; "graph" the captured
-    graph, whose written-in sizes can be changed.
+    unit. `criterion_options` are fields of the criterion. `reconstruct` fits the weights that read pruned channels
+    to the samples anew, by least squares; some criteria do so by themselves. `ignore` names layers whose output
+    channels stay, wildcards allowed. `form` "module" prunes the model's own modules; "graph" the captured graph,
+    whose written-in sizes can be changed.
     """
 
     ratio: float | Mapping[str, float] = 0.5
@@ -56,6 +62,7 @@ class Settings:
     ignore: tuple[str, ...] = field(default=())
     form: str = "module"
     pattern: str | None = None
+    sensitivity: Sensitivity | Path | str | None = None
     reconstruct: bool = False
 
     def __post_init__(self) -> None:
@@ -71,6 +78,7 @@ class Settings:
         for key, known in CHOICES.items():
             _check(key, getattr(self, key), known)
         self._check_weights()
+        self._check_curves()
         for value in self.granularity:
             _check("granularity", value, (*CHANNELS, *DEPTH, WEIGHT))
         for key in ("round_to", "min_width"):
@@ -82,6 +90,20 @@ class Settings:
             raise UserError(f"pattern: {self.pattern} is of single weights; add 'weight' to granularity")
         if self.form == "graph" and WEIGHT in self.granularity:
             raise UserError("granularity: single weights are those of modules; leave out 'weight' or set form 'module'")
+
+    def _check_curves(self) -> None:
+        if (self.scope == SENSITIVITY) != (self.sensitivity is not None):
+            raise UserError(
+                "scope: 'sensitivity' goes by curves, and only it does; measure them with `edgesmith sensitivity` and "
+                "give the file as sensitivity="
+            )
+        if isinstance(self.sensitivity, str | Path):
+            object.__setattr__(self, "sensitivity", Sensitivity.load(Path(self.sensitivity)))
+
+    @property
+    def curves(self) -> Sensitivity | None:
+        """The curves of `sensitivity`."""
+        return self.sensitivity if isinstance(self.sensitivity, Sensitivity) else None
 
     @property
     def depth(self) -> tuple[str, ...]:

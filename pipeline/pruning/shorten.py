@@ -1,6 +1,6 @@
 """Remove whole modules before channels, and prove it."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -22,14 +22,27 @@ class Shorter:
     unproven: tuple[str, ...]  # modules without which the model's forward fails
 
 
-def shorten(model: nn.Module, captured: Captured, settings: Settings, inputs: Inputs, real: Inputs | None) -> Shorter:
-    """Remove the modules of least influence, those that `settings.ignore` names and the others inside them apart.
+Judge = Callable[[Collection[str]], Mapping[str, float] | None]  # modules -> how much each matters, if it can tell
 
-    Influence is measured on real inputs where some are given, else on the example inputs.
+
+def shorten(
+    model: nn.Module,
+    captured: Captured,
+    settings: Settings,
+    inputs: Inputs,
+    real: Inputs | None,
+    judge: Judge = lambda _: None,
+) -> Shorter:
+    """Remove the modules that matter least, those that `settings.ignore` names and the others inside them apart.
+
+    `judge` says what matters; where it does not, influence, measured on real inputs where some are given, else on
+    the example inputs.
     """
     probe = lively(model)
     found = [s for s in depth.sites(captured, settings.depth) if not settings.ignores(s.name)]
-    scores = depth.influence(captured, model, found, [inputs] if real is None else like(real, inputs))
+    scores = judge([s.name for s in found])
+    if scores is None:
+        scores = depth.influence(captured, model, found, [inputs] if real is None else like(real, inputs))
     shares = depth.shares(captured, model, found, settings.target)
     unproven: set[str] = set()
 

@@ -1,4 +1,4 @@
-"""Cut tensors and set the attributes that describe them; zero the same channels instead, to compare with."""
+"""Cut tensors and set the attributes that describe them."""
 
 import copy
 from collections.abc import Collection, Mapping
@@ -69,17 +69,6 @@ def with_biases(model: nn.Module, names: Collection[str]) -> nn.Module:
 
 def _outputs(module: nn.Module) -> int:
     return int(module.out_features if isinstance(module, nn.Linear) else module.out_channels)  # type: ignore[arg-type]
-
-
-def zero(model: nn.Module, kept: Kept) -> None:
-    """Set every slice that `cut` would remove to zero: the reference a cut model must equal."""
-    have = tensors(model)
-    with torch.no_grad():
-        for name, dims in kept.items():
-            for dim, positions in dims.items():
-                gone = torch.ones(have[name].shape[dim], dtype=torch.bool)
-                gone[torch.from_numpy(positions)] = False
-                have[name].index_fill_(dim, gone.nonzero()[:, 0].to(have[name].device), 0)
 
 
 def _sliced(tensor: Tensor, dims: Mapping[int, Ids]) -> Tensor:

@@ -1,7 +1,7 @@
 """From a model to channel ids: capture the graph that `torch.export` sees and walk it with the rules."""
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
+from torch.export.graph_signature import OutputKind
 
 from pipeline.errors import UserError
 from pipeline.pruning.rules.base import Call, Flow, Labels, Shape, Value, rules, unknown
@@ -45,6 +46,11 @@ class Captured:
         """The captured graph."""
         graph: fx.Graph = self.program.graph_module.graph
         return graph
+
+    def shown(self, results: Sequence[Any]) -> list[Any]:
+        """Return those of the graph's results that the model returns; others are buffers that it has changed."""
+        specs = self.program.graph_signature.output_specs
+        return [r for r, spec in zip(results, specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
 
 
 def as_inputs(inputs: Any) -> Inputs:
@@ -194,6 +200,13 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     schema = node.target._schema.arguments
     given = dict(zip((a.name for a in schema), node.args, strict=False)) | node.kwargs
     return {a.name: given.get(a.name, a.default_value) for a in schema}
+
+
+def split_by_schema(node: fx.Node, given: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Split arguments by name into those that an op takes by position and those that it takes by keyword only."""
+    target: Any = node.target
+    keyword = {a.name for a in target._schema.arguments if a.kwarg_only}
+    return [a for n, a in given.items() if n not in keyword], {n: a for n, a in given.items() if n in keyword}
 
 
 def shapes_of(node: fx.Node) -> tuple[Shape, ...]:

@@ -1,16 +1,25 @@
 """Training after pruning, or from scratch where the recipe gives no weights."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pipeline.core import Stage
+from pydantic import Field
+
+from pipeline.core import PREVIOUS, Stage
 from pipeline.progress import Progress
 from pipeline.references import DataSpec, ModelSpec
 from pipeline.store import Artifact
-from pipeline.training.config import Training
+from pipeline.training.config import Distillation, Training
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.training.distill import Distilled
+
+SOURCE = "source"  # the stage whose result teaches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,27 +31,58 @@ class Finetune(Training, Stage):
 
     model: ModelSpec
     data: DataSpec
+    distill: Annotated[Distillation | None, Field(description="learn from the source model too; null: do not")] = None
+
+    from_scratch: Annotated[
+        bool, Field(description="draw the weights anew: the rival that the pruned weights must beat at equal compute")
+    ] = False
+
+    def reads(self) -> tuple[str, ...]:
+        """The teacher is read where there is one."""
+        return (PREVIOUS, SOURCE) if self.distill else (PREVIOUS,)
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> None:
         """Write the trained model's folder. Interrupted, the next run goes on after the last whole epoch."""
         from pipeline import checkpoint
-        from pipeline.pruning.sparsity import hold
         from pipeline.training.loop import fit
 
-        model, plans = checkpoint.load(inputs["previous"].path, self.model, self.data)
-        zeroed = {name for plan in plans for name in plan.zeroed}
-        hold(model, {name: p.detach() != 0 for name, p in model.named_parameters() if name in zeroed})
+        model, plans = checkpoint.load(inputs[PREVIOUS].path, self.model, self.data)
+        self._prepare(model, {name for plan in plans for name in plan.zeroed})
         config = Training(**{f.name: getattr(self, f.name) for f in fields(Training)})
         epochs = out / "epochs"
         shutil.rmtree(out / "finished", ignore_errors=True)
-        history = fit(model, self.data.load(), config, epochs, progress)
+        objective = self._distilled(self.distill, config, model, inputs[SOURCE]) if self.distill else None
+        history = fit(model, self.data.load(), config, epochs, progress, objective)
         best = history.epochs[history.best] if history.epochs else None
         figures = {
             "epochs": len(history.epochs),
             "best_epoch": history.best + 1 if best else 0,
             "validation_top1": best.validation.top1 if best else None,
             "loss": [epoch.loss for epoch in history.epochs],
+            **({"taps": [tap.name for tap in objective.taps]} if objective else {}),
+            **({"from_scratch": True} if self.from_scratch else {}),
         }
         checkpoint.save(out, model, plans, self.data, figures)
         finished = epochs.rename(out / "finished")  # in one step: half of it would not resume
         shutil.rmtree(finished)
+
+    def _prepare(self, model: "nn.Module", zeroed: Collection[str]) -> None:
+        """Draw weights anew if that is asked for, and see to it that those put to zero stay there."""
+        from pipeline.pruning.sparsity import hold
+        from pipeline.training.scratch import keep_zeros, reinitialise
+
+        mask = {name: p.detach() != 0 for name, p in model.named_parameters() if name in zeroed}
+        if self.from_scratch:
+            reinitialise(model, self.seed)
+            keep_zeros(model, mask)
+        hold(model, mask)
+
+    def _distilled(
+        self, settings: Distillation, config: Training, student: "nn.Module", source: Artifact
+    ) -> "Distilled":
+        """Return the objective whose teacher is the model as it came."""
+        from pipeline import checkpoint
+        from pipeline.training.distill import Distilled
+
+        teacher, _ = checkpoint.load(source.path, self.model, self.data)
+        return Distilled(settings, config, student, teacher, checkpoint.example_of(self.data))

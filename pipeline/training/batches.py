@@ -7,9 +7,12 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.data.base import Batch, Data
+from pipeline.data.base import Data
+from pipeline.training.mixing import Mix, Shares
 
-_ORDER, _AUGMENT = 0, 1  # independent random streams of one seed
+Batch = tuple[NDArray[np.float32], NDArray[np.int64] | Shares]
+
+_ORDER, _AUGMENT, _MIX = 0, 1, 2  # independent random streams of one seed
 
 
 class Batches:
@@ -18,17 +21,17 @@ class Batches:
     Every random number depends on the seed and on the step alone, so there is no generator state to save.
     """
 
-    def __init__(self, data: Data, batch_size: int, seed: int) -> None:
-        self.data, self.seed = data, seed
+    def __init__(self, data: Data, batch_size: int, seed: int, mix: Mix | None = None) -> None:
+        self.data, self.seed, self.mix = data, seed, mix
         self.n = len(data.train)
         self.batch_size = min(batch_size, self.n)
 
     def __getitem__(self, step: int) -> Batch:
-        """Return the augmented batch of a step."""
+        """Return the augmented batch of a step: inputs `(N, ...)`, and labels `(N,)` or mixed ones `(N, classes)`."""
         x, y = self.data.train[self.indices(step)]
         if self.data.augment is not None:
             x = self.data.augment(x, np.random.default_rng((self.seed, _AUGMENT, step)))
-        return x, y
+        return self.mix(x, y, np.random.default_rng((self.seed, _MIX, step))) if self.mix else (x, y)
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """Return which samples the batch of a step is made of."""

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from pipeline.errors import UserError
 from pipeline.training.config import Precision
 
+_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
 
 def resolve_device(name: str) -> torch.device:
     """Return the device that `name` ("auto", "cpu", "cuda", "cuda:1" …) stands for. Raises UserError."""
@@ -22,10 +24,16 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_bf16(precision: Precision, device: torch.device) -> bool:
-    """Tell whether to compute in bfloat16; "auto" does so where the hardware multiplies it."""
+def resolve_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return what to compute in; "auto" is bfloat16 where the hardware multiplies it. Raises UserError."""
+    if precision == "f16" and device.type != "cuda":
+        raise UserError(f"precision: f16 trains on a CUDA GPU only, this is {device.type}; use auto, bf16 or f32")
     if precision != "auto":
-        return precision == "bf16"
+        return _DTYPES[precision]
+    return torch.bfloat16 if _multiplies_bf16(device) else torch.float32
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # AMX or AVX512-BF16 there; elsewhere bfloat16 is emulated, and slower than float32.

@@ -2,27 +2,27 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pipeline.data.base import Data
 from pipeline.errors import UserError
 from pipeline.progress import SILENT, Bar, Progress
 from pipeline.training import state
 from pipeline.training.batches import Batches
-from pipeline.training.config import Training, rate
-from pipeline.training.device import device_of, place, resolve_bf16, resolve_device, to_device
+from pipeline.training.config import Training
+from pipeline.training.device import device_of, place, resolve_device, resolve_dtype, to_device
 from pipeline.training.evaluate import Score, evaluate
-
-Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]  # model, inputs, labels -> loss to descend
+from pipeline.training.mixing import mixer
+from pipeline.training.objective import CrossEntropy, Objective
+from pipeline.training.optim import average, optimizer
+from pipeline.training.schedule import rate
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 
@@ -47,11 +47,6 @@ class History:
         return max(range(len(self.epochs)), key=lambda i: (self.epochs[i].validation.top1, i))
 
 
-def cross_entropy(model: nn.Module, x: Tensor, y: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the mean cross entropy of a classifier on a batch."""
-    return F.cross_entropy(model(x), y, label_smoothing=label_smoothing)
-
-
 def fit(
     model: nn.Module,
     data: Data,
@@ -63,14 +58,15 @@ def fit(
     """Train `model` in place; it ends with the weights of the best epoch on `data.validation`.
 
     `folder` receives a checkpoint after every epoch, and a call with the same folder goes on from there: the
-    result equals that of an uninterrupted run bit for bit. `objective` replaces cross entropy. The model is
-    back on its device at the end, in evaluation mode. Raises UserError for a loss that diverges, and for a
-    folder of another training.
+    result equals that of an uninterrupted run bit for bit. `objective` replaces cross entropy; it moves to where
+    training is, and what it trains is part of the checkpoint. Of a `Part`, its epochs run, with the learning rates,
+    batches and random numbers that they have in the whole. The model is back on its device at the end, in
+    evaluation mode. Raises UserError for a loss that diverges, and for a folder of another training.
     """
     home = device_of(model)
-    run = _Run(model, data, config, folder, objective)
+    run = _Run(model, data, config, folder, objective or CrossEntropy(config.label_smoothing))
     history = run.resume()
-    for epoch in range(len(history.epochs), config.epochs):
+    for epoch in config.window[len(history.epochs) :]:
         history = run.epoch(epoch, history, progress)
     if history.epochs:
         model.load_state_dict(state.load(folder / BEST)[0])
@@ -82,24 +78,26 @@ def fit(
 class _Run:
     """One training: the optimizer, the batches, and the checkpoints of a folder."""
 
-    def __init__(
-        self, model: nn.Module, data: Data, config: Training, folder: Path, objective: Objective | None
-    ) -> None:
+    def __init__(self, model: nn.Module, data: Data, config: Training, folder: Path, objective: Objective) -> None:
         self.model, self.data, self.config, self.folder = model, data, config, folder
-        self.objective = objective or partial(cross_entropy, label_smoothing=config.label_smoothing)
-        self.identity = _identity(model, data, config)
+        self.objective = objective
+        self.identity = _identity(model, data, config, objective)
         self.device = resolve_device(config.accelerator)
-        self.bf16 = resolve_bf16(config.precision, self.device)
+        self.dtype = resolve_dtype(config.precision, self.device)
         place(model, self.device, torch.channels_last)
-        self.optimizer = torch.optim.SGD(
-            model.parameters(),
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=config.momentum > 0,
-        )
-        self.batches = Batches(data, config.batch_size, config.seed)
+        place(objective, self.device, torch.channels_last)
+        named = {"model": dict(model.named_parameters()), "objective": objective.trained()}
+        self.trained = {f"{part}.{name}": p for part, own in named.items() for name, p in own.items()}
+        self.optimizer = optimizer(config, self.trained.values())
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        self.average = average(model, config.ema)
+        self.batches = Batches(data, config.batch_size, config.seed, mixer(config, len(data.classes)))
         self.steps = max(1, round((config.epoch_size or len(data.train)) / self.batches.batch_size))
+
+    @property
+    def kept(self) -> nn.Module:
+        """What is validated and kept: the averaged weights where there are some."""
+        return self.model if self.average is None else self.average.module
 
     def resume(self) -> History:
         """Take up the folder's last checkpoint, if it has one."""
@@ -113,12 +111,14 @@ class _Run:
                 f"{path}: comes from a training with other settings, data or start weights; "
                 "give another folder, or remove this one to start over"
             )
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "momentum": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
+        parts = state.split(tensors)
         self.model.load_state_dict(parts["model"])
-        state.restore_momentum(self.model, self.optimizer, parts["momentum"])
+        self.objective.load_state_dict(parts.get("objective", {}), strict=False)  # a teacher is not in there
+        state.restore_optimizer(self.trained, self.optimizer, parts.get("optimizer", {}))
+        if self.average is not None:
+            self.average.load_state_dict(parts["ema"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(header["scaler"])
         return _history(header)
 
     def epoch(self, epoch: int, history: History, progress: Progress) -> History:
@@ -126,7 +126,7 @@ class _Run:
         with progress.bar(f"epoch {epoch + 1}/{self.config.epochs}", self.steps) as bar:
             known = f"  validation {history.epochs[-1].validation.top1:.2%}" if history.epochs else ""
             loss = self._train(epoch, bar, known)
-            score = evaluate(self.model, self.data.validation)
+            score = evaluate(self.kept, self.data.validation)
             self._check(score.loss, "validation loss", (epoch + 1) * self.steps - 1)
             bar.advance(0, f"loss {loss:.3f}  validation {score.top1:.2%}")
         history = replace(history, epochs=(*history.epochs, Epoch(loss, score)))
@@ -154,10 +154,13 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.config, step, self.steps)
         self.optimizer.zero_grad()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss = self.objective(self.model, x, y)
-        torch.autograd.backward(loss)
-        self.optimizer.step()
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            loss: Tensor = self.objective(self.model, x, y)
+        torch.autograd.backward(self.scaler.scale(loss))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         return loss.item()
 
     def _check(self, loss: float, name: str, step: int) -> None:
@@ -170,13 +173,16 @@ class _Run:
 
     def _save(self, history: History) -> None:
         """Write the best weights first: a run killed in between repeats its epoch and writes them again."""
-        weights = self.model.state_dict()
         header = {"identity": self.identity, "epochs": [asdict(epoch) for epoch in history.epochs]}
         if history.best == len(history.epochs) - 1:
-            state.save(self.folder / BEST, weights, header)
-        both = {f"model.{name}": tensor for name, tensor in weights.items()}
-        both |= {f"momentum.{n}": t for n, t in state.momentum(self.model, self.optimizer).items()}
-        state.save(self.folder / LAST, both, header)
+            state.save(self.folder / BEST, self.kept.state_dict(), header)
+        parts = {
+            "model": self.model.state_dict(),
+            "objective": self.objective.trained(),
+            "optimizer": state.of_optimizer(self.trained, self.optimizer),
+            "ema": self.average.state_dict() if self.average is not None else {},
+        }
+        state.save(self.folder / LAST, state.joined(parts), {**header, "scaler": self.scaler.state_dict()})
 
 
 def _history(header: dict[str, Any]) -> History:
@@ -184,10 +190,11 @@ def _history(header: dict[str, Any]) -> History:
     return History(tuple(Epoch(e["loss"], Score(**e["validation"])) for e in header["epochs"]))
 
 
-def _identity(model: nn.Module, data: Data, config: Training) -> str:
+def _identity(model: nn.Module, data: Data, config: Training, objective: Objective) -> str:
     """Return a digest of what a run starts from: settings, start weights, size of the data."""
-    h = hashlib.sha256(repr((config, len(data.train), len(data.validation))).encode())
-    for name, tensor in model.state_dict().items():
+    descended = (type(objective).__qualname__, objective.extra_repr())
+    h = hashlib.sha256(repr((config, len(data.train), len(data.validation), descended)).encode())
+    for name, tensor in (*model.state_dict().items(), *objective.state_dict().items()):
         h.update(name.encode())
         h.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return h.hexdigest()

@@ -46,17 +46,37 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path}: not a training checkpoint ({error}); {_FIX}") from error
 
 
-def momentum(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return SGD's momentum by parameter name; empty before the first step."""
+def joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of all parts in one, named "part.name"."""
+    return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+def split(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Undo `joined`; a part without tensors is absent."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    return parts
+
+
+def of_optimizer(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return what the optimizer remembers, as "what.parameter"; nothing before the first step."""
     return {
-        name: buffer
-        for name, parameter in model.named_parameters()
-        if (buffer := optimizer.state[parameter].get("momentum_buffer")) is not None
+        f"{what}.{name}": tensor
+        for name, parameter in parameters.items()
+        for what, tensor in optimizer.state[parameter].items()
+        if tensor is not None
     }
 
 
-def restore_momentum(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
-    """Give the optimizer back what `momentum` returned."""
-    for name, parameter in model.named_parameters():
-        if name in saved:
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(saved[name])
+def restore_optimizer(
+    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, saved: Mapping[str, Tensor]
+) -> None:
+    """Give the optimizer back what `of_optimizer` returned."""
+    for key, tensor in saved.items():
+        what, _, name = key.partition(".")
+        parameter = parameters[name]
+        # Like the parameter, in device and layout; a count of steps is a single number, and stays on the CPU.
+        alike = tensor.shape == parameter.shape and what != "step"
+        optimizer.state[parameter][what] = torch.empty_like(parameter).copy_(tensor) if alike else tensor

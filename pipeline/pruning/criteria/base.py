@@ -1,7 +1,7 @@
 """The contract of a criterion: how it ranks the units of coupled groups, larger = keep."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Literal
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.progress import Progress
 from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.groups import Group, Member
+from pipeline.pruning.samples import Samples
 
 
 class Cost(Enum):
@@ -33,11 +35,14 @@ class Ranking:
     `scores` has shape (units,), larger = keep. `pick` returns the units to keep when `k` stay, where those are
     not simply the `k` of highest score. `spectrum` are eigenvalues, (units,), of how the units' responses vary
     together, where the criterion has them: what they say of the width a group needs, allocators can use.
+    `comparable` says that scores of different groups are on one scale, so that ranking them together takes them
+    as they are; others are divided by their group's mean first.
     """
 
     scores: NDArray[np.float64]
     pick: Callable[[int], Sequence[int]] | None = None
     spectrum: NDArray[np.float64] | None = None
+    comparable: bool = False
 
     def keep(self, k: int) -> tuple[int, ...]:
         """Return the `k` units that stay, ascending; of equal ones the first."""
@@ -63,9 +68,21 @@ class Criterion(ABC):
         Raises UserError where it has no samples but needs them, and for a network that it says nothing about.
         """
 
-    def learn(self, evidence: Evidence) -> nn.Module:
-        """Return the model to rank and prune: the one given, or a copy that this criterion trained first."""
-        return evidence.model
+    def learn(self, evidence: Evidence) -> Evidence:
+        """Return what to rank by, with the model to prune: that given, or one of a copy that this criterion trained.
+
+        What else it learned, `rank` finds in the evidence's `learned`.
+        """
+        return evidence
+
+    def modules(
+        self, names: Collection[str], model: nn.Module, samples: Samples | None, progress: Progress
+    ) -> Mapping[str, float] | None:
+        """Return how much each module that might go whole matters, larger = keep; None: leave it to their influence.
+
+        A module that goes passes its input on. Raises UserError as `rank` does.
+        """
+        return None
 
 
 @dataclass(frozen=True)
@@ -81,9 +98,9 @@ class WeightCriterion(Criterion):
         """Return the scores, shape (units,), larger = keep."""
 
 
-def ranking(scores: Tensor) -> Ranking:
+def ranking(scores: Tensor, *, comparable: bool = False) -> Ranking:
     """Return scores as a ranking."""
-    return Ranking(scores.detach().double().cpu().numpy())
+    return Ranking(scores.detach().double().cpu().numpy(), comparable=comparable)
 
 
 def slices(member: Member, tensors: Mapping[str, Tensor]) -> Tensor:

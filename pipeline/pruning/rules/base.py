@@ -170,6 +170,10 @@ class Flow:
         self.channels.unite(a, b)
         return np.where(a < 0, b, a)
 
+    def unite_all(self, one: Ids, lines: Ids) -> None:
+        """Make every element of `lines` one with that of `one`, which is broadcast to their shape."""
+        self.channels.unite(np.broadcast_to(one, lines.shape).ravel(), lines.ravel())
+
     def keep(self, *dims: Ids | None, reason: str = "") -> None:
         """Freeze whole dimensions."""
         for ids in dims:

@@ -1,7 +1,5 @@
 """Convolutions: dense, grouped and depthwise, forward and transposed, in any number of spatial dimensions."""
 
-import numpy as np
-
 from pipeline.pruning.channels import Ids
 from pipeline.pruning.rules.base import Call, Flow, Labels, makes, reads, rule
 
@@ -42,13 +40,21 @@ def conv_transpose(flow: Flow, call: Call) -> Labels:
 
 
 def _result(flow: Flow, call: Call, axis: int, out: Ids | None, weight: Labels) -> Labels:
-    """Return the output's labels; what lies on spatial dimensions is mixed by the kernel and must stay."""
+    """Return the output's labels; where the kernel mixes positions of a spatial dimension, they must stay."""
     x, bias = call.x, call.get("bias")
-    flow.keep(*x.dims[axis + 1 :], reason=call.reason)
+    mixed = [not _in_place(call, axis + 1 + i, size) for i, size in enumerate(weight.shape[2:])]
+    space = list(zip(x.dims[axis + 1 :], mixed, strict=True))
+    flow.keep(*(ids for ids, mixes in space if mixes), reason=call.reason)
     flow.keep(*weight.dims[2:])
     if bias is not None:
         out = flow.unite(out, bias.dims[0])
-    return Labels(call.shape, (*x.dims[:axis], out, *(None for _ in weight.shape[2:])))
+    return Labels(call.shape, (*x.dims[:axis], out, *(None if mixes else ids for ids, mixes in space)))
+
+
+def _in_place(call: Call, dim: int, kernel: int) -> bool:
+    """Whether every position of a spatial dimension is made of the input's at the same place, and of no other."""
+    moves = {*(call.get("stride") or ())} != {1} or any(call.get("output_padding") or ())
+    return kernel == 1 and not moves and call.shape[dim] == call.x.shape[dim]  # as long as before: not padded
 
 
 def _grouped(flow: Flow, call: Call, ids: Ids | None, weight: Labels) -> None:
@@ -62,14 +68,10 @@ def _grouped(flow: Flow, call: Call, ids: Ids | None, weight: Labels) -> None:
         flow.keep(columns)
         first = ids.reshape(groups, -1)[:, :1]
         for side in (ids.reshape(groups, -1), rows.reshape(groups, -1)):
-            flow.unite(*_flat(first, side))
+            flow.unite_all(first, side)
         flow.literal(call, "groups", first[:, 0])
     else:
         for side in (ids.reshape(groups, -1), rows.reshape(groups, -1)):
-            flow.unite(*_flat(side[:1], side))
+            flow.unite_all(side[:1], side)
         flow.unite(ids[: per_group[1]], columns)
         reads(flow, columns)
-
-
-def _flat(a: Ids, b: Ids) -> tuple[Ids, Ids]:
-    return np.broadcast_to(a, b.shape).ravel(), b.ravel()

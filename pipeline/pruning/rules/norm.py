@@ -3,9 +3,6 @@
 Where statistics run over channels, those of the pruned network run over the channels that are left.
 """
 
-import numpy as np
-
-from pipeline.pruning.channels import Ids
 from pipeline.pruning.rules.base import Call, Flow, Labels, rule
 
 
@@ -46,13 +43,9 @@ def group_norm(flow: Flow, call: Call) -> Labels:
         lines = ids.reshape(groups, -1)
         whole_groups = groups >= lines.shape[1]
         first = lines[:, :1] if whole_groups else lines[:1]
-        flow.unite(*_flat(first, lines))
+        flow.unite_all(first, lines)
         flow.literal(call, "num_groups", lines[:, 0] if whole_groups else None)
     return Labels(call.shape, (x.dims[0], ids, *x.dims[2:]))
-
-
-def _flat(a: Ids, b: Ids) -> tuple[Ids, Ids]:
-    return np.broadcast_to(a, b.shape).ravel(), b.ravel()
 
 
 @rule("prelu")

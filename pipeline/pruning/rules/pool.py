@@ -38,7 +38,7 @@ def pixel_shuffle(flow: Flow, call: Call) -> Labels:
     ids = x.dims[-3]
     if ids is not None:
         lines = ids.reshape(-1, r * r)
-        flow.unite(np.broadcast_to(lines[:, :1], lines.shape).ravel(), lines.ravel())
+        flow.unite_all(lines[:, :1], lines)
         ids = np.ascontiguousarray(lines[:, 0])
     flow.keep(*x.dims[-2:], reason=call.reason)
     return Labels(call.shape, (*x.dims[:-3], ids, None, None))
@@ -63,7 +63,7 @@ def col2im(flow: Flow, call: Call) -> Labels:
     ids = x.dims[-2]
     if ids is not None:
         lines = ids.reshape(call.shape[-3], -1)
-        flow.unite(np.broadcast_to(lines[:, :1], lines.shape).ravel(), lines.ravel())
+        flow.unite_all(lines[:, :1], lines)
         ids = np.ascontiguousarray(lines[:, 0])
     flow.keep(x.dims[-1], reason=call.reason)
     return Labels(call.shape, (*x.dims[:-2], ids, None, None))

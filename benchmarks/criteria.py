@@ -1,0 +1,278 @@
+"""Every pruning criterion on the built-in ResNet-20, beside Torch-Pruning's of the same name, `random`, and scratch.
+
+For every criterion, share of multiply-accumulates removed and seed: top-1 on test images as cut, after the BatchNorm
+statistics are measured anew, and, at one of the shares, after a short finetune. A seed chooses the images that are
+scored on, the scores of `random`, and the order of the finetune. All are cut to the same widths, which do not depend
+on the criterion (scope local); Torch-Pruning is given these widths. "scratch" is the pruned network trained from new
+weights on as many images as the finetune sees. Results are kept after every cell: run again to go on.
+
+    python benchmarks/criteria.py [--criteria l1 taylor …] [--seeds N] [--jobs N] [--json FILE] [--markdown FILE]
+
+Torch-Pruning takes part where it is installed: `pip install '.[bench]'`.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import criteria_peer
+from pipeline.checkpoint import load_weights
+from pipeline.data.base import Data, Split
+from pipeline.data.fashion_mnist import load
+from pipeline.models.resnet import resnet20
+from pipeline.plugins import names
+from pipeline.pruning import PruneResult, Samples, prune, score
+from pipeline.pruning.ranking import CRITERIA, criterion_of
+from pipeline.training.batchnorm import recalibrate
+from pipeline.training.config import Training
+from pipeline.training.evaluate import evaluate
+from pipeline.training.loop import fit
+
+ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS = ROOT / "pipeline" / "models" / "fashion_resnet20.safetensors"
+SHARES = (0.3, 0.5, 0.7)  # of the multiply-accumulates
+TRAINED_AT = 0.5
+SCORED_ON = 256
+SHORT = Training(epochs=1, batch_size=128, lr=0.02, warmup=0.0, label_smoothing=0.05)
+# learning criteria see more images, and kl, which runs the network per channel, fewer
+IMAGES = {"kl": 64, "gates": 4096, "slimming": 4096, "group_sparse": 4096}
+T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # Student's t, two-sided 95%, by number of seeds
+
+Cell = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One engine's criterion with one seed: scored once, cut to every share."""
+
+    engine: str
+    criterion: str
+    seed: int
+    images: int  # of the finetune
+    tested: int
+
+    @property
+    def key(self) -> str:
+        """Its name in the results."""
+        return f"{self.engine}:{self.criterion}:{self.seed}"
+
+
+def main() -> None:
+    """Run what is missing, and print."""
+    args = arguments()
+    console = Console()
+    console.width = max(console.width, 150)
+    found: dict[str, Any] = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
+    todo = [job for job in jobs(args) if job.key not in found]
+    try:
+        for job, cells in finished(todo, args.jobs):
+            found[job.key] = cells
+            console.print(f"{job.key}  {len(found)} done", highlight=False)
+            if args.json:
+                keep(args.json, found)
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on from here" if args.json else "interrupted")
+    lines = rows(found)
+    console.print(table(lines))
+    if args.markdown:
+        args.markdown.write_text(markdown(lines), encoding="utf-8")
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--criteria", nargs="+", default=names(CRITERIA), choices=names(CRITERIA))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of one thread at a time")
+    parser.add_argument("--images", type=int, default=6000, help="that a finetune sees")
+    parser.add_argument("--tested", type=int, default=2000, help="test images that top-1 is of")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where results are kept")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="where the table goes as Markdown")
+    return parser.parse_args()
+
+
+def jobs(args: argparse.Namespace) -> list[Job]:
+    """All that is to be done, the seeds of a criterion apart, so that a run cut short has the first seed of all."""
+    peers = [("torch-pruning", name) for name in criteria_peer.NAMES] if find_spec("torch_pruning") else []
+    engines = [("edgesmith", name) for name in args.criteria] + peers + [("edgesmith", "scratch")]
+    return [Job(e, name, seed, args.images, args.tested) for seed in range(args.seeds) for e, name in engines]
+
+
+def finished(todo: list[Job], processes: int) -> Iterator[tuple[Job, list[Cell]]]:
+    """Yield jobs as they end. On Ctrl-C those that have not begun are dropped."""
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        running = {pool.submit(run, job): job for job in todo}
+        try:
+            for done in as_completed(running):
+                yield running[done], done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def keep(path: Path, found: dict[str, Any]) -> None:
+    """Write the results, whole or not at all."""
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps(found, indent=1))
+    beside.replace(path)
+
+
+def run(job: Job) -> list[Cell]:
+    """Score, and cut to every share."""
+    torch.set_num_threads(1)
+    data = load()
+    start_s = time.perf_counter()
+    pruned = scratch if job.criterion == "scratch" else ours if job.engine == "edgesmith" else criteria_peer.peer
+    return [
+        {"share": share, "score_s": score_s, **measured(model, data, job, share, rounds)}
+        for share, model, score_s, rounds in pruned(job, data, dense())
+    ] + [{"wall_s": time.perf_counter() - start_s}]
+
+
+Cut = tuple[float, nn.Module, float, bool]  # share, the pruned model, seconds it took to score, whether to recalibrate
+
+
+def ours(job: Job, data: Data, model: nn.Module) -> Iterator[Cut]:
+    """Our criterion of the name."""
+    seen = samples(data, job.seed, IMAGES.get(job.criterion, SCORED_ON))
+    options = (
+        {"seed": job.seed} if "seed" in getattr(criterion_of(job.criterion, {}), "__dataclass_fields__", {}) else {}
+    )
+    settings: dict[str, Any] = {"criterion": job.criterion, "criterion_options": options}
+    start_s = time.perf_counter()
+    scored = score(model, example(), seen, **settings)
+    took_s = time.perf_counter() - start_s
+    for share in SHARES:
+        yield share, prune(model, example(), scored=scored, ratio=share, target="macs", **settings).model, took_s, True
+
+
+def scratch(job: Job, data: Data, model: nn.Module) -> Iterator[Cut]:
+    """The pruned network with new weights."""
+    for module in (new := widths(model, TRAINED_AT).model).modules():
+        if hasattr(module, "reset_parameters"):
+            torch.manual_seed(job.seed)
+            module.reset_parameters()
+    yield TRAINED_AT, new, 0.0, False
+
+
+def widths(model: nn.Module, share: float) -> PruneResult:
+    """The widths that every criterion is cut to."""
+    return prune(model, example(), ratio=share, target="macs")
+
+
+def measured(model: nn.Module, data: Data, job: Job, share: float, recalibrated: bool) -> Cell:
+    """Top-1 as cut, with fresh BatchNorm statistics, and trained."""
+    tested = Part(data.test, job.tested)
+    cell: Cell = {"cut": evaluate(model, tested).top1}
+    if recalibrated:
+        recalibrate(model, data.train, 8, seed=job.seed)
+        cell["recalibrated"] = evaluate(model, tested).top1
+    if share == TRAINED_AT:
+        small = replace(data, validation=Part(data.validation, 500))
+        config = replace(SHORT, epoch_size=job.images, seed=job.seed)
+        with tempfile.TemporaryDirectory() as folder:
+            fit(model, small, config, Path(folder))
+        cell["trained"] = evaluate(model, tested).top1
+    return cell
+
+
+@dataclass(frozen=True)
+class Part:
+    """The first samples of a split."""
+
+    split: Split
+    n: int
+
+    def __len__(self) -> int:
+        return min(self.n, len(self.split))
+
+    def __getitem__(self, index: Any, /) -> Any:
+        return self.split[np.arange(len(self))[index]]
+
+
+def dense() -> nn.Module:
+    """The built-in network."""
+    model = resnet20(width=32, in_channels=1)
+    load_weights(model, WEIGHTS)
+    return model.eval()
+
+
+def example() -> torch.Tensor:
+    """What it is captured on."""
+    return torch.zeros(2, 1, 28, 28)
+
+
+def samples(data: Data, seed: int, n: int) -> Samples:
+    """Images of the training split, other ones for every seed."""
+    x, y = data.train[np.random.default_rng(seed).permutation(len(data.train))[:n]]
+    return Samples.of(torch.from_numpy(x), torch.from_numpy(y), batch_size=64)
+
+
+def rows(found: dict[str, Any]) -> list[list[str]]:
+    """One line per engine and criterion."""
+    lines = []
+    kinds = dict.fromkeys(key.rpartition(":")[0] for key in found)
+    for kind in kinds:
+        runs = [cells for key, cells in found.items() if key.rpartition(":")[0] == kind]
+        cells = [c for run in runs for c in run if "share" in c]
+        engine, _, name = kind.partition(":")
+        line = [engine, name, f"{mean(c['score_s'] for c in cells):.1f}"]
+        for share in SHARES:
+            for what in ("cut", "recalibrated"):
+                line.append(interval([c[what] for c in cells if c["share"] == share and what in c]))
+        lines.append([*line, interval([c["trained"] for c in cells if "trained" in c])])
+    return sorted(lines, key=lambda line: (line[-1] == "–", -float(line[-1].split(" ")[0] if line[-1] != "–" else 0)))
+
+
+def interval(values: list[float]) -> str:
+    """The mean in percent, and half of its 95% interval over seeds."""
+    if not values:
+        return "–"
+    half = T95.get(len(values), 2.0) * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return f"{mean(values):.1%}"[:-1] + (f" ± {half:.1%}"[:-1] if len(values) > 1 else "")
+
+
+COLUMNS = (
+    "engine",
+    "criterion",
+    "scoring s",
+    *(f"{share:.0%} {what}" for share in SHARES for what in ("cut", "BN")),
+    f"{TRAINED_AT:.0%} trained",
+)
+
+
+def table(lines: list[list[str]]) -> Table:
+    """The results on a terminal."""
+    made = Table(*COLUMNS, title="top-1 in %, mean ± half of the 95% interval over seeds")
+    for line in lines:
+        made.add_row(*line)
+    return made
+
+
+def markdown(lines: list[list[str]]) -> str:
+    """The results for the docs."""
+    head = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}\n"
+    return head + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
