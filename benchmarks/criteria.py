@@ -162,7 +162,8 @@ def ours(job: Job, data: Data, model: nn.Module) -> Iterator[Cut]:
     scored = score(model, example(), seen, **settings)
     took_s = time.perf_counter() - start_s
     for share in SHARES:
-        yield share, prune(model, example(), scored=scored, ratio=share, target="macs", **settings).model, took_s, True
+        cut = prune(model, example(), samples=seen, scored=scored, ratio=share, target="macs", **settings)
+        yield share, cut.model, took_s, True
 
 
 def scratch(job: Job, data: Data, model: nn.Module) -> Iterator[Cut]:

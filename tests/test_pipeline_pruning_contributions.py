@@ -154,7 +154,7 @@ def test_transposed_convolutions_do_not_count() -> None:
 def test_samples_that_are_not_finite_are_named() -> None:
     known = evidence(lively(Odd()), (3, 12, 12))
     known.seen.batches[1][0][0][0, 0, 0, 0] = torch.nan
-    with pytest.raises(UserError, match="samples: what b.weight makes of them is not finite"):
+    with pytest.raises(UserError, match=r"samples: what b\.weight makes of them is not finite"):
         found(known)
 
 

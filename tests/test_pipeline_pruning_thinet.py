@@ -83,13 +83,12 @@ def test_dead_channels_go_first_and_break_nothing() -> None:
         model.a.weight[[1, 6]] = 0
         model.a.bias[[1, 6]] = -1
     seen = evidence(model, (3, 8, 8)).seen
-    for ratio, stays in ((0.25, 6), (0.05, 8)):
+    for ratio, stays in ((0.25, 6), (0.1, 7)):
         result = prune(model, seen.example, samples=seen, criterion="thinet", ratio=ratio)
-        assert result.model.a.out_channels == stays
+        kept = result.plan.kept["a.weight"][0].tolist()
+        assert len(kept) == stays
+        assert {0, 2, 3, 4, 5, 7} <= set(kept)
         assert all(p.isfinite().all() for p in result.model.parameters())
-    assert prune(model, seen.example, samples=seen, criterion="thinet", ratio=0.25).plan.kept["a.weight"][0].tolist() == [
-        0, 2, 3, 4, 5, 7,
-    ]  # fmt: skip
 
 
 def test_rescaling_is_the_least_squares_of_the_paper() -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import write_project
 
 from pipeline import checkpoint, recipe, stepwise
@@ -74,6 +75,18 @@ def test_until_ends_where_accuracy_does(project: Path, tmp_path: Path, monkeypat
     assert [step["validation_top1"] for step in told["steps"]] == [0.91, 0.895]  # type: ignore[attr-defined]
     assert told["plans"] == 2
     assert told["achieved_ratio"] == pytest.approx(1 - 0.5**0.5, abs=0.1)
+
+
+def test_weights_are_fit_to_the_samples_where_that_is_asked_for(project: Path, tmp_path: Path) -> None:
+    plain = prune(project, tmp_path / "plain", "recalibrate=0")
+    fit = prune(project, tmp_path / "fit", "recalibrate=0", "reconstruct=true", "samples=32")
+    assert fit["achieved_ratio"] == plain["achieved_ratio"]
+    assert fit["proof_max_rel_error"] < 1e-4  # type: ignore[operator]
+    loaded = recipe.load(project)
+    models = [checkpoint.load(tmp_path / n, loaded.model_spec(), loaded.data_spec())[0] for n in ("plain", "fit")]
+    changed = {name for name, t in models[0].state_dict().items() if not torch.equal(t, models[1].state_dict()[name])}
+    assert changed
+    assert all(name.endswith("weight") for name in changed)
 
 
 class InterruptedHere(BaseException):

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -56,7 +56,7 @@ class Reading:
     def places(self) -> int:
         """How many outputs every one of its output channels has, over the batch."""
         shape = self.source.meta["val"].shape
-        return prod(shape[: self.axis]) * prod(self._outputs(shape[self.axis + 1 :]))
+        return int(prod(shape[: self.axis])) * prod(self._outputs(shape[self.axis + 1 :]))
 
     def patches(self, value: Tensor, places: Tensor) -> Tensor:
         """Return what goes into the outputs at `places`, (places, groups, width), ordered as its weight is.
@@ -169,9 +169,11 @@ class Moments:
         for group, (rows, of) in enumerate(zip(weight, owner, strict=True)):
             mine = (of >= 0).nonzero()[:, 0]
             to_unit = F.one_hot(of[mine], units).double()
-            for some, to in zip(mine.split(1024), to_unit.split(1024), strict=True):  # bounds what is held at a time
+            for first in range(0, len(mine), 1024):  # bounds what is held at a time
+                part = slice(first, first + 1024)
+                some = mine[part]
                 product = self.between(group, some, mine) * (rows[:, some].T @ rows[:, mine])
-                total += to.T @ (product @ to_unit)
+                total += to_unit[part].T @ (product @ to_unit)
         return (total + total.T) / 2
 
     def regress(self, group: int, kept: Tensor, gone: Tensor, weight: Tensor) -> Tensor:
@@ -192,9 +194,12 @@ class Moments:
 
 
 def _ridge_solve(square: Tensor, right: Tensor, scale: float) -> Tensor:
-    """Solve (square + ridge) x = right, where the ridge is a small part of `scale`; zeros where that is zero."""
-    if scale == 0:
-        return torch.zeros_like(right)
+    """Solve (square + ridge) x = right, where the ridge is a small part of `scale`.
+
+    Zeros where that is zero, NaN where it is not finite.
+    """
+    if scale == 0 or not isfinite(scale):
+        return torch.full_like(right, scale * 0)
     square.diagonal().add_(RIDGE * scale)
     return torch.cholesky_solve(right, torch.linalg.cholesky(square))
 

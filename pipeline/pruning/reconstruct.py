@@ -40,7 +40,7 @@ def refit_of(evidence: Evidence) -> Refit | None:
     how = "full" if settings.reconstruct else criterion.reconstructs
     if settings.reconstruct and evidence.samples is None:
         raise UserError("reconstruct: fits weights to samples, and none were given; pass samples=, or leave it off")
-    if how is None or evidence.samples is None:
+    if how is None:
         return None
     positions = criterion.positions if isinstance(criterion, ContributionCriterion) else POSITIONS
     return partial(reconstruct, evidence, how=how, positions=positions)
@@ -56,9 +56,9 @@ def reconstruct(
     over `positions` places of every sample, with a ridge that pulls towards the weights as they are; so the error
     on these samples is never larger than without. Biases stay. Layers whose weights other ops use too, and
     transposed convolutions, keep their weights. Where no layer reads what goes, the model itself is returned.
-    Raises UserError where the activations are not finite.
+    Raises UserError where there are no samples, or the activations are not finite.
     """
-    readers = _readers(evidence.watched, kept)
+    readers = _readers(evidence.watched, kept) if kept else ()
     if not readers:
         return evidence.model
     moments = {r.weight: Moments.of(r.calls, samples_of(evidence, r.calls, positions)) for r in readers}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 TAKEN = (
     *("ratio", "granularity", "pattern", "criterion", "criterion_options"),
-    *("scope", "sensitivity", "round_to", "min_width", "ignore", "form"),
+    *("scope", "sensitivity", "round_to", "min_width", "ignore", "form", "reconstruct"),
 )  # what goes to the engine as it is
 STEPS = "steps"  # folder of the steps that are done
 
@@ -79,10 +79,16 @@ class Prune(Stage):
     ] = "module"
     dead: Annotated[bool, Field(description="first remove channels that are zero already, without any change")] = False
     ignore: Annotated[tuple[str, ...], Field(description="module names that keep their channels")] = ()
+    reconstruct: Annotated[
+        bool, Field(description="fit the weights that read pruned channels anew, by least squares on the samples")
+    ] = False
     recalibrate: Annotated[
         int, Field(ge=0, description="train batches of 256 to re-estimate BatchNorm statistics on; 0: none")
     ] = 16
-    samples: Annotated[int, Field(ge=1, description="train images that a criterion which goes by data scores on")] = 256
+    samples: Annotated[
+        int,
+        Field(ge=1, description="train images that a criterion which goes by data scores on, and weights are fit to"),
+    ] = 256
     seed: Annotated[int, Field(ge=0, description="of the choice of these images, and of those for BatchNorm")] = 0
     schedule: Annotated[
         Schedule | None, Field(description="prune in steps, with training between them; null: at once")
