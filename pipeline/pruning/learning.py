@@ -63,7 +63,8 @@ class Learning(Criterion):
                 for group in optimizer.param_groups:
                     group["lr"] = self.lr * (1 if done < 0.5 else 0.1 if done < 0.75 else 0.01)
                 optimizer.zero_grad()
-                loss = finite(objective(*batches[number], done), name)
+                inputs, labels = batches[number]
+                loss = finite(objective(inputs, labels, done), name)
                 torch.autograd.backward(loss)
                 push()
                 optimizer.step()

@@ -19,7 +19,7 @@ class Suffixes(GraphRunner):
 
     def __init__(self, captured: Captured, state: Mapping[str, Tensor]) -> None:
         super().__init__(captured, state)
-        self._nodes = list(self.graph.nodes)
+        self._nodes: list[fx.Node] = list(self.graph.nodes)
         self._place = {node: place for place, node in enumerate(self._nodes)}
         self._weights = {n for n in self._nodes if n.name in captured.tensors or n.name in captured.constants}
         written = [place for place, node in enumerate(self._nodes) if _in_place(node)]
