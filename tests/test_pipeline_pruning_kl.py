@@ -187,3 +187,25 @@ def test_weights_come_back_after_they_were_masked() -> None:
     with torch.no_grad():
         runner = GraphRunner(found.watched.captured, found.tensors)
         assert torch.equal(runner.outputs([found.seen.example[0]])[0], plain(found.seen.example[0]))
+
+
+def test_branches_that_only_training_runs_are_left_whole() -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+            self.aux = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = F.relu(self.body(x))
+            return self.head(hidden) + self.aux(hidden) if self.training else self.head(hidden)
+
+    torch.manual_seed(0)
+    model, x = Auxiliary().eval(), torch.randn(4, 4)
+    found = seen_by(model, x, torch.zeros(4, dtype=torch.int64), 2)
+    groups = found.network.structure.groups
+    assert {g.name for g in groups} == {"body", "aux.0"}
+    ranked = Kl().rank(groups, found)
+    assert list(ranked) == ["body"]
+    wanted = [far(model, masked(model, ("body",), unit), x) for unit in range(6)]
+    assert ranked["body"].scores.tolist() == pytest.approx(wanted, rel=1e-3, abs=1e-9)

@@ -26,10 +26,10 @@ def build(layer: Layer, method: Method, ranks: Shape, factors: Sequence[Array] |
         part.weight.data.copy_(value)
         part.weight.requires_grad_(layer.weight.requires_grad)
     parts[-1].bias = layer.bias
-    made = nn.Sequential(*parts).train(layer.training)
     if layer.weight.ndim == 4 and not layer.weight.is_contiguous():
-        return made.to(memory_format=torch.channels_last)
-    return made
+        for part in parts:
+            part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
+    return nn.Sequential(*parts).train(layer.training)
 
 
 def _part(layer: Layer, shape: Shape, step: Step) -> Layer:

@@ -1,7 +1,7 @@
 """Structured pruning of any network that `torch.export` captures: plan, cut, prove."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -9,27 +9,24 @@ from torch import nn
 
 from pipeline.errors import UserError
 from pipeline.progress import SILENT, Progress
-from pipeline.pruning import allocate, costs, graph, plan
-from pipeline.pruning.attributes import Guesses, attributes, changes
+from pipeline.pruning import allocate, costs
 from pipeline.pruning.criteria.base import Ranking
 from pipeline.pruning.evidence import Evidence
-from pipeline.pruning.groups import Group, Structure
-from pipeline.pruning.network import Network, network_of
+from pipeline.pruning.groups import Group
+from pipeline.pruning.job import Job, Kept
+from pipeline.pruning.network import network_of
 from pipeline.pruning.plan import Plan
 from pipeline.pruning.ranking import criterion_of, rankings
-from pipeline.pruning.reconstruct import Refit, refit_of
-from pipeline.pruning.reference import Reference
-from pipeline.pruning.repair import Failed, Lessons
+from pipeline.pruning.reconstruct import refit_of
+from pipeline.pruning.repair import Lessons
 from pipeline.pruning.samples import Samples
 from pipeline.pruning.settings import CHANNELS, WEIGHT, Settings
 from pipeline.pruning.shorten import Shorter, shorten
 from pipeline.pruning.sparsity import SparseResult, sparsify
-from pipeline.pruning.surgery import tensors
 from pipeline.pruning.trace import Inputs, as_inputs, capture
-from pipeline.pruning.verify import Proof, comparable, lively, prove
+from pipeline.pruning.verify import Proof, lively, prove
 
 UNPROVEN_DEPTH = "proof of removal"  # its key for modules that could not be removed after all
-NEAR = 0.01  # how far from the share asked for the same share of every group may end, before others make up for it
 UNPROVEN = "proof"  # the key of PruneResult.frozen for what would have broken the model's forward
 
 
@@ -61,102 +58,6 @@ class PruneResult:
         if UNPROVEN not in self.frozen or self.settings.form == "graph":
             return ""
         return "form='graph' cuts the captured graph instead of the modules, so that sizes in the forward can change"
-
-
-Kept = dict[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Everything that planning needs, gathered once."""
-
-    model: nn.Module
-    probe: nn.Module  # what is run to prove a plan
-    known: Network
-    rankings: Mapping[str, Ranking]
-    cost: costs.Cost
-    whole: Mapping[str, int]  # what the model cost before any module was removed
-    settings: Settings
-    refit: Refit | None
-
-    @property
-    def structure(self) -> Structure:
-        """The groups of the model."""
-        return self.known.structure
-
-    @property
-    def unranked(self) -> set[str]:
-        """The groups that might go but that the criterion says nothing of; they stay whole."""
-        kinds = self.settings.granularity
-        return {g.name for g in self.structure.groups if g.kind in kinds} - self.rankings.keys()
-
-    def groups(self, without: Collection[str] = ()) -> tuple[Group, ...]:
-        """Return the groups that may be pruned."""
-        kinds = self.settings.granularity
-        skipped = {*without, *self.unranked}
-        return tuple(g for g in self.structure.groups if g.kind in kinds and g.name not in skipped)
-
-    def widths(self, groups: tuple[Group, ...], ties: Sequence[frozenset[str]]) -> allocate.Keep:
-        """Return how many units each of `groups` keeps; all others keep theirs."""
-        s = self.settings
-        ranked = [self.rankings[g.name] for g in groups]
-        rounding = s.round_to, s.min_width
-        wants = allocate.wants(s.scope, s.curves)
-
-        def keep_at(ratio: float) -> allocate.Keep:
-            return allocate.rounded(groups, wants(groups, ranked, ratio), rounding, ties)
-
-        if isinstance(s.ratio, Mapping):
-            return allocate.rounded(groups, [g.units * (1 - s.ratio_of(g.name)) for g in groups], rounding, ties)
-        if s.target == "ratio" and s.scope == "local":
-            keep = keep_at(s.ratio)
-            goal = s.ratio * sum(g.channels for g in groups) / max(self.structure.channels, 1)
-            if abs(self.removed(groups, keep) - goal) <= NEAR:
-                return keep
-            return allocate.closest(keep_at, lambda keep: self.removed(groups, keep), goal)
-        return allocate.closest(keep_at, lambda keep: self.removed(groups, keep), s.ratio)
-
-    def removed(self, groups: tuple[Group, ...], keep: allocate.Keep) -> float:
-        """Return the share of the target that is gone."""
-        if self.settings.target == "ratio":
-            gone = sum((g.units - k) * g.channels_per_unit for g, k in zip(groups, keep, strict=True))
-            return gone / max(self.structure.channels, 1)
-        target = self.settings.target
-        return 1 - self.cost.after(groups, keep)[target] / max(self.whole[target], 1)
-
-    def choose(self, without: Collection[str], ties: Sequence[frozenset[str]]) -> Kept:
-        """Return the units that stay, by group, where the groups `without` are left whole."""
-        groups = self.groups(without)
-        keep = self.widths(groups, ties)
-        return {g.name: self.rankings[g.name].keep(k) for g, k in zip(groups, keep, strict=True)}
-
-    def plan(self, kept: Kept, guesses: Guesses) -> Plan:
-        """Turn kept units into a plan."""
-        changed = changes(self.known.flow, self.structure.alive(kept)) if self.settings.form == "module" else []
-        new = attributes(self.model, changed, guesses)
-        return plan.make(self.structure, kept, self.known.captured.shapes, new, _record(self.settings))
-
-    def cut(self, model: nn.Module, kept: Kept, made: Plan) -> nn.Module:
-        """Return a pruned copy of `model`, which is the probe or the model, in the form asked for."""
-        if self.settings.form == "graph":
-            return graph.cut(model, self.known, self.structure.alive(kept))
-        return made.apply(model)
-
-    def refitted(self, kept: Kept) -> "_Job":
-        """Return the job of the same network with the weights that read what goes fit anew, if that was asked for."""
-        model = self.model if self.refit is None else self.refit(kept)
-        return self if model is self.model else replace(self, model=model, probe=lively(model))
-
-    def failed(self, proof: Proof, kept: Kept, pruned: nn.Module, inputs: Inputs) -> Failed:
-        """Return a failed proof with all that can be learned from."""
-        known = self.known
-        run = pruned if self.settings.form == "module" else None
-        return Failed(proof, self.model, known.captured, known.flow, known.structure, kept, run, inputs)
-
-    def reference(self, kept: Kept) -> Reference:
-        """Return the probe with everything else at zero."""
-        state = {name: comparable(tensor) for name, tensor in tensors(self.probe).items()}
-        return Reference(self.known.captured, self.known.flow, self.structure.alive(kept), state)
 
 
 @dataclass(frozen=True)
@@ -235,7 +136,7 @@ def prune(
     refit_of(evidence)  # what it lacks, it says before any work
     scored = scored or Scored(*rankings(evidence))
     ranked, model = scored.rankings, scored.model
-    job = _Job(model, lively(model), known, ranked, cost, whole, chosen, refit_of(replace(evidence, model=model)))
+    job = Job(model, lively(model), known, ranked, cost, whole, chosen, refit_of(replace(evidence, model=model)))
     result = _proved(job, inputs, real)
     if shorter is not None:
         result = _with_depth(result, shorter)
@@ -269,11 +170,11 @@ def _with_zeros(result: PruneResult) -> PruneResult:
     )
 
 
-def _proved(job: _Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
+def _proved(job: Job, inputs: Inputs, real: Inputs | None) -> PruneResult:
     """Plan until the proof holds."""
     lessons = Lessons()
 
-    def attempt(job: _Job, kept: Kept) -> tuple[Plan, nn.Module, Proof]:
+    def attempt(job: Job, kept: Kept) -> tuple[Plan, nn.Module, Proof]:
         made = job.plan(kept, lessons.guesses)
         pruned = job.cut(job.probe, kept, made)
         return made, pruned, prove(pruned, job.reference(kept), inputs, real)
@@ -301,7 +202,7 @@ def _check_fit(proof: Proof) -> None:
 
 
 def _result(
-    job: _Job, kept: Kept, made: Plan, pruned: nn.Module, proof: Proof, unproven: Collection[str]
+    job: Job, kept: Kept, made: Plan, pruned: nn.Module, proof: Proof, unproven: Collection[str]
 ) -> PruneResult:
     groups = tuple(g for g in job.structure.groups if g.name in kept)
     keep = tuple(len(kept[g.name]) for g in groups)
@@ -334,15 +235,3 @@ def _result(
         },
         batch=job.known.fixed_batch,
     )
-
-
-def _record(settings: Settings) -> dict[str, Any]:
-    """Return settings as JSON has them."""
-    ratio = dict(settings.ratio) if isinstance(settings.ratio, Mapping) else settings.ratio
-    return {
-        **asdict(settings),
-        "ratio": ratio,
-        "ignore": list(settings.ignore),
-        "granularity": list(settings.granularity),
-        "sensitivity": settings.curves.digest if settings.curves else None,
-    }

@@ -26,10 +26,10 @@ class Suffixes(GraphRunner):
         self._last_write = written[-1] if written else -1
         self.kept: dict[fx.Node, Any] = {}
 
-    def first(self, tensors: Collection[str]) -> fx.Node:
-        """Return the first op that any of these parameters and buffers goes into."""
+    def first(self, tensors: Collection[str]) -> fx.Node | None:
+        """Return the first op that any of these parameters and buffers goes into, if one does."""
         held = [n for n in self._weights if self._captured.tensors.get(n.name) in tensors]
-        return min((user for node in held for user in node.users), key=self._place.__getitem__)
+        return min((user for node in held for user in node.users), key=self._place.__getitem__, default=None)
 
     def after(self, node: fx.Node) -> fx.Node:
         """Return the op that runs next."""

@@ -40,6 +40,11 @@ class AutoPruner(Learning):
 
     keep: Annotated[float | None, Field(gt=0, le=1, description="r; null: what the ratio leaves")] = None
     pool: Annotated[int, Field(ge=1, description="positions per axis that maps are pooled to")] = 4
+    # The authors start with 10 (their ResNet-50) or 1 (MobileNetV2): codes are then all but decided by the draw
+    # before the loss has said a word, and alpha keeps them so. Near ½ at the start, they follow the loss.
+    spread: Annotated[
+        float, Field(gt=0, allow_inf_nan=False, description="initial weights of the codes, in Kaiming's deviations")
+    ] = 0.1
 
     def learn(self, evidence: Evidence) -> Evidence:
         """Train a copy and the codes on the samples, then fix the codes."""
@@ -108,11 +113,11 @@ class AutoPruner(Learning):
         return mean.flatten()
 
     def _head(self, one: Gated) -> nn.Linear:
-        """Return the layer that makes codes, with the wide initial weights of the paper's own code."""
+        """Return the layer that makes codes, drawn from torch's own generator."""
         value = one.map.node.meta["val"]
         inputs = len(self._pooled(torch.empty(one.shape)))
         head = nn.Linear(inputs, one.units)
-        nn.init.normal_(head.weight, std=10 * (2 / inputs) ** 0.5)
+        nn.init.normal_(head.weight, std=self.spread * (2 / inputs) ** 0.5)
         nn.init.zeros_(head.bias)
         return head.to(value.device, value.dtype)
 

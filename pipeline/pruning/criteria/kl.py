@@ -35,6 +35,7 @@ class Kl(Criterion):
     the samples, of the softmax over dimension 1 of the model's first output. A unit is masked everywhere at once:
     in all layers that make or read it, of a residual stage in every block and its projection. Its channels count
     as zeros where a norm runs over channels. Modules that may go whole are scored alike, with each bypassed.
+    Groups in branches that only training runs are not ranked.
     """
 
     cost: ClassVar[Cost] = Cost.SUFFIX
@@ -45,7 +46,9 @@ class Kl(Criterion):
         state = {name: tensor.detach().clone() for name, tensor in evidence.tensors.items()}  # zeroed in place
         runner = Suffixes(network.captured, state)
         members = {g.name: mask(network, evidence.twin(g)) for g in groups}
-        starts = {g.name: runner.first([m.tensor for m in members[g.name]]) for g in groups}
+        firsts = {g.name: runner.first([m.tensor for m in members[g.name]]) for g in groups}
+        starts = {name: node for name, node in firsts.items() if node is not None}
+        groups = [g for g in groups if g.name in starts]
         far = {g.name: torch.zeros(g.units, dtype=torch.float64) for g in groups}
         work = sum(g.units for g in groups) * len(batches)
         with evidence.progress.bar("kl: units", work) as bar, seeded(evidence.model):

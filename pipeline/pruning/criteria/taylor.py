@@ -32,7 +32,7 @@ class Taylor(Criterion):
     of: Literal["square", "abs"] = "square"
 
     def rank(self, groups: Sequence[Group], evidence: Evidence) -> Mapping[str, Ranking]:
-        """Take the gradients of every batch in evaluation mode; memory holds one batch and two numbers per unit."""
+        """Take the gradients of every batch in evaluation mode; memory holds one batch and one number per unit."""
         parameters = evidence.network.captured.parameters
         gates = {g.name: found for g in groups if (found := gate(g, parameters))}
         scores = {g.name: torch.zeros(g.units, dtype=torch.float64) for g in groups if g.name in gates}
