@@ -272,7 +272,7 @@ def test_options_that_do_not_go_together_are_told_before_any_work(tmp_path: Path
     assert Prune.wrong(fits) is None
     for changed, line in (
         ({"sensitivity": None}, "None is no file"),
-        ({"sensitivity": str(tmp_path / "no.json")}, r"no.json is no file"),
+        ({"sensitivity": str(tmp_path / "no.json")}, "no.json is no file"),
         ({"scope": "local"}, "is for scope sensitivity alone"),
         ({"schedule": object()}, "curves are of the whole network, not of its steps"),
     ):
