@@ -1,6 +1,6 @@
 """The ranking of a network's units by the criterion that the settings name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from pipeline.options import Where, model_of, validate, values
 from pipeline.plugins import find
 from pipeline.pruning.criteria.base import Criterion, Ranking
 from pipeline.pruning.evidence import Evidence
-from pipeline.pruning.groups import Group
 
 CRITERIA = "pipeline.pruning.criteria"
 
@@ -35,12 +34,16 @@ def rankings(evidence: Evidence) -> tuple[Mapping[str, Ranking], nn.Module]:
         return {}, evidence.model
     evidence = criterion.learn(evidence)
     found = criterion.rank(groups, evidence)
-    _check(found, groups)
+    _check(found, evidence)
     return found, evidence.model
 
 
-def _check(found: Mapping[str, Ranking], groups: Sequence[Group]) -> None:
-    for group in groups:
+def _check(found: Mapping[str, Ranking], evidence: Evidence) -> None:
+    """Refuse scores that are no numbers, and say where they come from."""
+    for group in evidence.network.structure.groups:
         if group.name in found and not np.isfinite(found[group.name].scores).all():
-            names = ", ".join(m.tensor for m in group.producers)
-            raise UserError(f"weights are not finite: {names}; the checkpoint holds NaN or Inf, train it again")
+            if odd := [m.tensor for m in group.members if not evidence.tensors[m.tensor].isfinite().all()]:
+                line = f"weights are not finite: {', '.join(odd)}; the checkpoint holds NaN or Inf, train it again"
+                raise UserError(line)
+            name = evidence.settings.criterion
+            raise UserError(f"criterion {name}: the scores of {group.name} are not finite; look for NaN in the samples")

@@ -61,7 +61,7 @@ class Kl(Criterion):
                             with zeroed(state, members[group.name], unit):
                                 far[group.name][unit] += divergence(_logs(runner.rest(node)), original) / len(batches)
                             bar.advance()
-        return {name: ranking(score) for name, score in far.items()}
+        return {name: ranking(score, comparable=True) for name, score in far.items()}
 
     def modules(
         self, names: Collection[str], model: nn.Module, samples: Samples | None, progress: Progress

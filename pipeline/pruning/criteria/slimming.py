@@ -46,7 +46,7 @@ class Slimming(Learning):
         """Return the mean |gamma|, by group."""
         names = scale_names(evidence.network.captured)
         found = {g.name: scales(g, names, evidence.tensors) for g in groups}
-        ranked = {name: ranking(score) for name, score in found.items() if score is not None}
+        ranked = {name: ranking(score, comparable=True) for name, score in found.items() if score is not None}
         return refuse_if_empty(ranked, groups, _REFUSED)
 
 

@@ -47,7 +47,7 @@ class Taylor(Criterion):
                     scores[name] += slope.abs() ** power / len(batches)
                 bar.advance()
         return refuse_if_empty(
-            {name: ranking(score) for name, score in scores.items()},
+            {name: ranking(score, comparable=True) for name, score in scores.items()},
             groups,
             "criterion taylor: goes by gradients, and no channel that may go has a parameter; choose another",
         )
