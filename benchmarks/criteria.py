@@ -4,7 +4,8 @@ For every criterion, share of multiply-accumulates removed and seed: top-1 on te
 statistics are measured anew, and, at one of the shares, after a short finetune. A seed chooses the images that are
 scored on, the scores of `random`, and the order of the finetune. All are cut to the same widths, which do not depend
 on the criterion (scope local); Torch-Pruning is given these widths. "scratch" is the pruned network trained from new
-weights on as many images as the finetune sees. Results are kept after every cell: run again to go on.
+weights on as many images as the finetune sees. Learning criteria train for one pass over 4,096 images first; kl scores
+on 64 images, the others on 256. Results are kept after every cell: run again to go on.
 
     python benchmarks/criteria.py [--criteria l1 taylor …] [--seeds N] [--jobs N] [--json FILE] [--markdown FILE]
 
@@ -56,6 +57,7 @@ SCORED_ON = 256
 SHORT = Training(epochs=1, batch_size=128, lr=0.02, warmup=0.0, label_smoothing=0.05)
 # learning criteria see more images, and kl, which runs the network per channel, fewer
 IMAGES = {"kl": 64, "gates": 4096, "slimming": 4096, "group_sparse": 4096}
+OPTIONS: dict[str, dict[str, Any]] = {name: {"epochs": 1} for name in ("gates", "slimming", "group_sparse")}
 T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # Student's t, two-sided 95%, by number of seeds
 
 Cell = dict[str, Any]
@@ -104,8 +106,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--criteria", nargs="+", default=names(CRITERIA), choices=names(CRITERIA))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of one thread at a time")
-    parser.add_argument("--images", type=int, default=6000, help="that a finetune sees")
-    parser.add_argument("--tested", type=int, default=2000, help="test images that top-1 is of")
+    parser.add_argument("--images", type=int, default=4000, help="that a finetune sees")
+    parser.add_argument("--tested", type=int, default=1000, help="test images that top-1 is of")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where results are kept")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="where the table goes as Markdown")
     return parser.parse_args()

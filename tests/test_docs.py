@@ -16,7 +16,8 @@ import pytest
 import yaml
 from conftest import COMMAND, ROOT, environment, run_cli, write_project
 
-from pipeline import recipe
+from pipeline import plugins, recipe
+from pipeline.pruning.ranking import criterion_of
 from pipeline.report.table import HEADER
 from pipeline.training.config import Distillation, Training
 
@@ -101,6 +102,20 @@ def test_the_page_on_low_rank_works_as_written(tmp_path: Path) -> None:
     for line in commands(page):
         done = run_cli(*shlex.split(line)[1:], cwd=tmp_path)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+def test_the_page_on_criteria_names_them_all_and_its_recipes_are_valid(project: Path) -> None:
+    page = ROOT / "docs" / "criteria.md"
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    kinds = {"iterative", "layerwise", "during", "until"}
+    assert named - kinds == set(plugins.names("pipeline.pruning.criteria"))
+    written = [yaml.safe_load(text)["prune"] for _, kind, text in blocks(page) if kind == "yaml"]
+    assert len(written) == 2
+    for options in written:
+        loaded = recipe.load(project, [f"stages.prune={json.dumps(options)}"])
+        criterion_of(options["criterion"], options.get("criterion_options", {}))
+        assert loaded.options("prune")["criterion"] == "taylor"
 
 
 def test_the_pictures_on_pruning_are_what_the_code_draws() -> None:
