@@ -21,15 +21,14 @@ def build(layer: Layer, method: Method, ranks: Shape, factors: Sequence[Array] |
     shape = tuple(layer.weight.shape)
     shapes, steps = method.shapes(shape, ranks), method.steps(shape)
     parts = [_part(layer, part, step) for part, step in zip(shapes, steps, strict=True)]
+    last = layer.weight.ndim == 4 and not layer.weight.is_contiguous()
+    layout = torch.channels_last if last else torch.contiguous_format
     for i, part in enumerate(parts):
         value = torch.from_numpy(factors[i]) if factors is not None else torch.full(shapes[i], torch.nan)
-        part.weight.data.copy_(value)
+        part.weight.data = part.weight.data.copy_(value).contiguous(memory_format=layout)
         part.weight.requires_grad_(layer.weight.requires_grad)
     parts[-1].bias = layer.bias
-    made = nn.Sequential(*parts).train(layer.training)
-    if layer.weight.ndim == 4 and not layer.weight.is_contiguous():
-        return made.to(memory_format=torch.channels_last)
-    return made
+    return nn.Sequential(*parts).train(layer.training)
 
 
 def _part(layer: Layer, shape: Shape, step: Step) -> Layer:
