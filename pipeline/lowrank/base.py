@@ -3,11 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+Name = Literal["svd", "tucker", "cp"]
 Shape = tuple[int, ...]
 Array = NDArray[np.float64]
 
@@ -35,7 +36,7 @@ class Call:
 class Method(ABC):
     """A factorisation of weights `(out, in, *kernel)` at ranks of its own kind. It has no state."""
 
-    name: ClassVar[str]
+    name: ClassVar[Name]
 
     @abstractmethod
     def steps(self, shape: Shape) -> tuple[Step, ...]:

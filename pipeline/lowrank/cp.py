@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pipeline.lowrank.base import Array, Method, Shape, Step
+from pipeline.lowrank.base import Array, Method, Name, Shape, Step
 
 TOLERANCE = 1e-5  # change of the relative error that ends the iteration
 ITERATIONS = 50
@@ -22,7 +22,7 @@ class Cp(Method):
     Neural Network", ECCV 2020): look at its error before using it.
     """
 
-    name: ClassVar[str] = "cp"
+    name: ClassVar[Name] = "cp"
 
     def steps(self, shape: Shape) -> tuple[Step, ...]:
         """A point, one layer per long side of the kernel, a point; sides of 1 go with the first."""

@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.extras import missing
 from pipeline.lowrank.base import Array, Method, Shape, relative_error
 from pipeline.lowrank.candidates import Proposal, candidate
-from pipeline.lowrank.choose import Options, choose
+from pipeline.lowrank.choose import Of, Options, choose
 from pipeline.lowrank.methods import AUTO, METHODS, candidates
 from pipeline.lowrank.modules import replace
 from pipeline.lowrank.plan import WHOLE, Factorized, LowRankPlan
@@ -98,24 +98,20 @@ def factorize(
     _check(method, round_to)
     inputs = as_inputs(example_inputs)
     captured = capture(model, inputs)
-    sites, left = find(model, captured, ignore)
     per_layer: dict[str, int] = {}
     for item in work(captured):
         per_layer[item.name] = per_layer.get(item.name, 0) + item.macs
-    total = {"macs": sum(per_layer.values()), "params": sum(p.numel() for p in model.parameters())}
+    total: dict[Of, int] = {"macs": sum(per_layer.values()), "params": sum(p.numel() for p in model.parameters())}
+    sites, left = find(model, captured, ignore)
     options = [Options(s, [candidate(s, m, round_to) for m in candidates(method, s.shape)]) for s in sites]
-    made, whole = _fitted(sites, choose(options, ranks, total))  # type: ignore[arg-type]
+    made, whole = _fitted(sites, choose(options, ranks, total))
     made, proof, unproven = _proved(model, captured, inputs, made)
     left = {**left, **whole, **dict.fromkeys(unproven, UNPROVEN)}
     result = _replaced(model, made)
     settings = {"method": method, "ranks": str(ranks), "ignore": list(ignore), "round_to": round_to}
-    plan = LowRankPlan(
-        settings=settings,
-        layers=tuple(Factorized(n, m.site.shape, m.method.name, m.ranks) for n, m in made.items()),  # type: ignore[arg-type]
-    )
     return LowRankResult(
         model=result,
-        plan=plan,
+        plan=_plan(made, settings),
         layers=_rows(model, result, made, left, per_layer),
         proof=proof,
         macs_before=total["macs"],
@@ -123,6 +119,11 @@ def factorize(
         params_before=total["params"],
         params_after=sum(p.numel() for p in result.parameters()),
     )
+
+
+def _plan(made: Mapping[str, _Made], settings: dict[str, Any]) -> LowRankPlan:
+    layers = (Factorized(name, m.site.shape, m.method.name, m.ranks) for name, m in made.items())
+    return LowRankPlan(settings=settings, layers=tuple(layers))
 
 
 def _check(method: str, round_to: int) -> None:

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, with_config
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.lowrank.base import Name
 from pipeline.lowrank.methods import METHODS
 from pipeline.lowrank.modules import replace
 from pipeline.lowrank.sites import KINDS
@@ -24,7 +25,7 @@ class Factorized:
 
     name: str
     shape: tuple[int, ...]
-    method: Literal["svd", "tucker", "cp"]
+    method: Name
     ranks: tuple[Rank, ...]
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pipeline.lowrank.base import Array, Method, Shape, Step
+from pipeline.lowrank.base import Array, Method, Name, Shape, Step
 
 
 class Svd(Method):
@@ -15,7 +15,7 @@ class Svd(Method):
     Classification and Detection", TPAMI 2016, on the weights alone.
     """
 
-    name: ClassVar[str] = "svd"
+    name: ClassVar[Name] = "svd"
 
     def steps(self, shape: Shape) -> tuple[Step, ...]:
         """The kernel as it was, then a point."""

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pipeline.lowrank.base import Array, Method, Shape, Step
+from pipeline.lowrank.base import Array, Method, Name, Shape, Step
 
 TOLERANCE = 1e-5  # change of the relative error that ends the iteration
 ITERATIONS = 50
@@ -18,7 +18,7 @@ class Tucker(Method):
     ICLR 2016.
     """
 
-    name: ClassVar[str] = "tucker"
+    name: ClassVar[Name] = "tucker"
 
     def steps(self, shape: Shape) -> tuple[Step, ...]:
         """A point, the kernel, a point."""
