@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.lowrank.base import Array, Method, Name, Shape, Step
 
-TOLERANCE = 1e-5  # change of the relative error that ends the iteration
+TOLERANCE = 1e-4  # change of the relative error that ends the iteration
 ITERATIONS = 50
 
 
