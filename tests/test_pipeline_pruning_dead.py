@@ -20,7 +20,8 @@ def test_the_function_stays(name: str) -> None:
     model, x = built(name)
     result = checked(zero_filters(model, 0.5), x)
     assert result.macs_after < 0.7 * result.macs_before
-    assert result.plan.added_bias == ()
+    # the norm that would take a constant in its mean stands behind a pooling there
+    assert result.plan.added_bias == (("transition.bias",) if name == "densenet" else ())
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "resnet_a"])
