@@ -4,8 +4,8 @@ For every criterion, share of multiply-accumulates removed and seed: top-1 on te
 statistics are measured anew, and, at one of the shares, after a short finetune. A seed chooses the images that are
 scored on, the scores of `random`, and the order of the finetune. All are cut to the same widths, which do not depend
 on the criterion (scope local); Torch-Pruning is given these widths. "scratch" is the pruned network trained from new
-weights on as many images as the finetune sees. Learning criteria train for one pass over 4,096 images first, gates over 512; kl scores
-on 64 images, the others on 256. Results are kept after every cell: run again to go on.
+weights on as many images as the finetune sees. Learning criteria train for one pass over 4,096 images first, gates over
+512; kl scores on 64 images, the others on 256. Results are kept after every cell: run again to go on.
 
     python benchmarks/criteria.py [--criteria l1 taylor …] [--seeds N] [--jobs N] [--json FILE] [--markdown FILE]
 
@@ -55,7 +55,7 @@ SHARES = (0.3, 0.5, 0.7)  # of the multiply-accumulates
 TRAINED_AT = 0.5
 SCORED_ON = 256
 SHORT = Training(epochs=1, batch_size=128, lr=0.02, warmup=0.0, label_smoothing=0.05)
-# learning criteria see more images, and kl, which runs the network per channel, fewer
+# learning criteria see more images; kl, which runs part of the network per channel, fewer
 IMAGES = {"kl": 64, "gates": 512, "slimming": 4096, "group_sparse": 4096}
 OPTIONS: dict[str, dict[str, Any]] = {name: {"epochs": 1} for name in ("gates", "slimming", "group_sparse")}
 T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # Student's t, two-sided 95%, by number of seeds
