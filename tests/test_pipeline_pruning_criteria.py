@@ -1,5 +1,7 @@
 """Every criterion on every kind of network that it may meet, and the norms against plain loops."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,8 @@ import torch
 from pipeline.errors import UserError
 from pipeline.plugins import names
 from pipeline.pruning import PruneResult, prune, score
-from pipeline.pruning.criteria.base import Cost, Criterion
+from pipeline.pruning.criteria.base import Cost, FilterCriterion
+from pipeline.pruning.criteria.fpgm import Fpgm
 from pipeline.pruning.criteria.l1 import L1
 from pipeline.pruning.criteria.l2 import L2
 from pipeline.pruning.groups import Group, Member
@@ -80,7 +83,7 @@ def coupled() -> tuple[Group, dict[str, torch.Tensor]]:
     """Two convolutions that make the same four channels, in units of two that lie apart."""
     generator = torch.Generator().manual_seed(0)
     tensors = {n: torch.randn(4, k, 3, 3, generator=generator) for n, k in (("a.weight", 3), ("b.weight", 5))}
-    tensors |= {"a.bias": torch.full((4,), 1e6), "c.weight": torch.full((6, 4, 1, 1), 1e6)}
+    tensors |= {"a.bias": torch.full((4,), 1e6), "c.weight": torch.randn(6, 4, 1, 1, generator=generator)}
     index = np.array([[0, 2], [1, 3]])
     roles = {
         "a.weight": (0, Role.OUT),
@@ -92,16 +95,49 @@ def coupled() -> tuple[Group, dict[str, torch.Tensor]]:
     return Group("a", 2, 2, members), tensors
 
 
-@pytest.mark.parametrize(("criterion", "norm"), [(L1(), 1), (L2(), 2)])
-def test_norms_sum_over_every_coupled_producer_and_nothing_else(criterion: Criterion, norm: int) -> None:
+def channels_of(group: Group, tensors: Mapping[str, torch.Tensor], roles: set[Role]) -> list[list[list[list[float]]]]:
+    """Per layer, unit and channel of it, the weights that make or read the channel."""
+    found = []
+    for member in (m for m in group.members if m.role in roles):
+        weight = tensors[member.tensor].detach().double()
+        units = member.index.tolist()
+        found.append([[weight.select(member.dim, c).flatten().tolist() for c in unit] for unit in units])
+    return found
+
+
+def mean_of_relative(layers: list[list[float]]) -> list[float]:
+    """Each layer over its mean, then the mean over layers, by unit."""
+    shares = [[v / (sum(layer) / len(layer)) for v in layer] for layer in layers]
+    return [sum(unit) / len(unit) for unit in zip(*shares, strict=True)]
+
+
+SEEN = [(False, {Role.OUT}), (True, {Role.OUT, Role.IN})]
+
+
+@pytest.mark.parametrize(("readers", "roles"), SEEN)
+@pytest.mark.parametrize(("criterion", "norm"), [(L1, 1), (L2, 2)])
+def test_norms_are_the_mean_over_coupled_layers_each_relative_to_its_own(
+    criterion: type[FilterCriterion], norm: int, readers: bool, roles: set[Role]
+) -> None:
     group, tensors = coupled()
-    wanted = [0.0, 0.0]
-    for unit, channels in enumerate([(0, 2), (1, 3)]):
-        for tensor in ("a.weight", "b.weight"):
-            for c in channels:
-                values = [abs(v) for v in tensors[tensor][c].flatten().double().tolist()]
-                wanted[unit] += sum(v**norm for v in values) ** (1 / norm)
-    assert criterion.score(group, tensors).tolist() == pytest.approx(wanted, rel=1e-5)
+    layers = []
+    for layer in channels_of(group, tensors, roles):
+        layers.append([sum(sum(abs(v) ** norm for v in c) ** (1 / norm) for c in unit) for unit in layer])
+    found = criterion(readers=readers).score(group, tensors)
+    assert found.tolist() == pytest.approx(mean_of_relative(layers), rel=1e-5)
+
+
+@pytest.mark.parametrize("criterion", [L1, L2, Fpgm])
+def test_the_scale_of_a_coupled_layer_changes_nothing_and_a_layer_of_zeros_says_nothing(
+    criterion: type[FilterCriterion],
+) -> None:
+    group, tensors = coupled()
+    scores = criterion().score(group, tensors)
+    scaled = criterion().score(group, {**tensors, "b.weight": tensors["b.weight"] * 1e3})
+    assert scaled.tolist() == pytest.approx(scores.tolist(), rel=1e-6)
+    silent = criterion().score(group, {**tensors, "b.weight": torch.zeros_like(tensors["b.weight"])})
+    assert silent.isfinite().all()
+    assert silent.sum() < scores.sum()
 
 
 def test_scored_once_and_pruned_twice_is_as_scored_each_time() -> None:

@@ -4,17 +4,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.progress import Progress
 from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.groups import Group, Member
+from pipeline.pruning.rules.base import Role
 from pipeline.pruning.samples import Samples
 
 
@@ -86,16 +88,38 @@ class Criterion(ABC):
 
 
 @dataclass(frozen=True)
-class WeightCriterion(Criterion):
-    """A criterion that looks at nothing but one group's weights."""
+class FilterCriterion(Criterion):
+    """A criterion that looks at the weights of one layer at a time.
+
+    Of a coupled group: the mean over the layers that make the unit's channels and, with `readers`, over those that
+    read them, as what they multiply them by goes too (Fang et al., DepGraph, CVPR 2023). A layer's scores count
+    relative to their mean over its units: weights of different layers, all the more of those that a norm follows,
+    are on different scales.
+    """
+
+    readers: Annotated[
+        bool, Field(description="whether the weights that later layers read a channel by count; false: filters alone")
+    ] = True
 
     def rank(self, groups: Sequence[Group], evidence: Evidence) -> Mapping[str, Ranking]:
-        """Score every group by itself."""
+        """Score every group by itself; it takes no samples."""
         return {g.name: ranking(self.score(g, evidence.tensors)) for g in groups}
 
-    @abstractmethod
     def score(self, group: Group, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Return the scores, shape (units,), larger = keep."""
+        """Return the scores, shape (units,) float64, larger = keep."""
+        roles = (Role.OUT, Role.IN) if self.readers else (Role.OUT,)
+        layers = [self.layer(m, tensors).double().cpu() for m in group.members if m.role in roles]
+        return torch.stack([relative(scores) for scores in layers]).mean(0)
+
+    @abstractmethod
+    def layer(self, member: Member, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return what one layer's weights say, shape (units,), at least 0, larger = keep."""
+
+
+def relative(scores: Tensor) -> Tensor:
+    """Return scores divided by their mean; those of a layer of zeros as they are."""
+    mean = scores.mean()
+    return scores / mean if mean != 0 else scores
 
 
 def ranking(scores: Tensor, *, comparable: bool = False) -> Ranking:

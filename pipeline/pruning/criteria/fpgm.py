@@ -6,21 +6,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.pruning.criteria.base import WeightCriterion, slices
-from pipeline.pruning.groups import Group, Member
+from pipeline.pruning.criteria.base import FilterCriterion, slices
+from pipeline.pruning.groups import Member
 
 
 @dataclass(frozen=True)
-class Fpgm(WeightCriterion):
+class Fpgm(FilterCriterion):
     """Sum of Euclidean distances from the layer's other filters: near the geometric median is redundant.
 
-    Of a coupled group: summed over every layer that makes the unit's channels. A unit of several channels counts
-    as one filter, all of theirs behind one another; other filters are those of the same group and layer.
+    Of a coupled group: the mean over the layers that make or read it, unless `readers` is false, of sums relative
+    to the layer's mean; what a layer reads a channel by counts as a filter as well. A unit of several channels is
+    one filter, all of theirs behind one another; other filters are those of the same group and layer.
     """
 
-    def score(self, group: Group, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Return the distances, shape (units,)."""
-        return torch.stack([_distances(_filters(m, tensors)).cpu() for m in group.producers]).sum(0)
+    def layer(self, member: Member, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return the distances within one layer, shape (units,)."""
+        return _distances(_filters(member, tensors))
 
 
 def _filters(member: Member, tensors: Mapping[str, Tensor]) -> Tensor:

@@ -3,18 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from pipeline.pruning.criteria.base import WeightCriterion, per_unit, slices
-from pipeline.pruning.groups import Group
+from pipeline.pruning.criteria.base import FilterCriterion, per_unit, slices
+from pipeline.pruning.groups import Member
 
 
 @dataclass(frozen=True)
-class L1(WeightCriterion):
-    """Sum of absolute weights, over every layer that makes the unit's channels."""
+class L1(FilterCriterion):
+    """Sum of absolute weights of a unit's channels, relative to the layer's mean.
 
-    def score(self, group: Group, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Return the norms, shape (units,)."""
-        norms = [per_unit(m, slices(m, tensors).abs().sum(1)).cpu() for m in group.producers]
-        return torch.stack(norms).sum(0)
+    Of a coupled group: the mean over the layers that make or read it, unless `readers` is false.
+    """
+
+    def layer(self, member: Member, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Return the norms of one layer, shape (units,)."""
+        return per_unit(member, slices(member, tensors).abs().sum(1))
