@@ -124,6 +124,11 @@ def test_an_interrupted_run_goes_on_with_the_step_it_was_in(project: Path, tmp_p
     [
         (("schedule={kind: layerwise}", "scope=global"), "layerwise takes one share"),
         (("schedule={}", "granularity=[filter, weight]"), "single weights go at once"),
+        (("schedule={kind: layerwise}", "granularity=[filter, block]"), "leave block out of granularity"),
+        (("schedule={kind: layerwise}", "granularity=[layer, block]"), "leave block and layer out of granularity"),
+        (("schedule={kind: layerwise}", "scope=pfa_kl", "criterion=pfa"), "scope pfa_kl takes no ratio"),
+        (("schedule={kind: until}", "scope=pfa_kl", "criterion=pfa"), "scope pfa_kl takes no ratio"),
+        (("schedule={}", "scope=pfa_kl", "criterion=pfa"), "leave it out, or set scope: energy"),
     ],
 )
 def test_what_a_schedule_cannot_do_is_refused_before_any_work(
@@ -131,3 +136,10 @@ def test_what_a_schedule_cannot_do_is_refused_before_any_work(
 ) -> None:
     with pytest.raises(UserError, match=line):
         prune(project, tmp_path / "out", *overrides)
+
+
+def test_energy_reaches_the_ratio_in_steps(project: Path, tmp_path: Path) -> None:
+    schedule = "schedule={kind: iterative, steps: 2, finetune: {epochs: 0}}"
+    told = prune(project, tmp_path / "out", schedule, "scope=energy", "criterion=pfa", "samples=32")
+    assert told["plans"] == 2
+    assert told["achieved_ratio"] == pytest.approx(0.5, abs=0.1)

@@ -199,11 +199,17 @@ def _wrong_curves(options: Mapping[str, Any]) -> str | None:
 
 def _wrong_schedule(options: Mapping[str, Any]) -> str | None:
     """A schedule takes shares of channels, macs, params or bytes; of these, layerwise takes channels."""
-    schedule = options["schedule"]
+    schedule, granularity = options["schedule"], set(options["granularity"])
     if schedule is None:
         return None
-    if "weight" in options["granularity"]:
+    if "weight" in granularity:
         return "schedule: single weights go at once; leave weight out of granularity, or the schedule"
-    if schedule.kind == "layerwise" and (options["of"], options["scope"]) != ("channels", "local"):
-        return "schedule: layerwise takes one share of the channels of each group; set of: channels, scope: local"
+    if options["scope"] == "pfa_kl":
+        return "schedule: scope pfa_kl takes no ratio to share out over steps; leave it out, or set scope: energy"
+    if schedule.kind == "layerwise":
+        if (options["of"], options["scope"]) != ("channels", "local"):
+            return "schedule: layerwise takes one share of the channels of each group; set of: channels, scope: local"
+        if whole := granularity & {"block", "layer"}:
+            named = " and ".join(sorted(whole))
+            return f"schedule: layerwise takes channels; leave {named} out of granularity, or choose another kind"
     return None
