@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.pruning.evidence import Evidence
-from pipeline.pruning.trace import Inputs
+from pipeline.pruning.trace import Inputs, copied
 
 
 def training_loss(model: nn.Module, inputs: Inputs, labels: Tensor, evidence: Evidence) -> Tensor:
     """Return the loss of a batch, a scalar, with its gradients by every parameter."""
     with torch.enable_grad():
-        return evidence.seen.loss(model(*inputs), labels)
+        return evidence.seen.loss(model(*copied(inputs)), labels)
 
 
 def trainable(model: nn.Module) -> nn.Module:

@@ -14,7 +14,7 @@ from pipeline.pruning.criteria.base import Cost, Criterion
 from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.gradients import drawing, finite
 from pipeline.pruning.groups import Group
-from pipeline.pruning.trace import Inputs, in_mode
+from pipeline.pruning.trace import Inputs, copied, in_mode
 
 Objective = Callable[[Inputs, Tensor, float], Tensor]  # inputs, labels, share of the training done -> the loss
 
@@ -64,7 +64,7 @@ class Learning(Criterion):
                     group["lr"] = self.lr * (1 if done < 0.5 else 0.1 if done < 0.75 else 0.01)
                 optimizer.zero_grad()
                 inputs, labels = batches[number]
-                loss = finite(objective(inputs, labels, done), name)
+                loss = finite(objective(copied(inputs), labels, done), name)
                 torch.autograd.backward(loss)
                 push()
                 optimizer.step()
