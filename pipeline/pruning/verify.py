@@ -206,11 +206,18 @@ def widen(inputs: Inputs) -> Inputs:
 
 
 @contextmanager
-def seeded(model: nn.Module) -> Iterator[None]:
-    """Fix random numbers for a while, without gradients; the caller's go on after it as if nothing had been drawn."""
+def drawing(model: nn.Module, seed: int) -> Iterator[None]:
+    """Fix random numbers for a while; the caller's go on after it as if nothing had been drawn."""
     devices = sorted({t.device.index or 0 for t in model.parameters() if t.device.type == "cuda"})
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        torch.manual_seed(0)
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def seeded(model: nn.Module) -> Iterator[None]:
+    """Fix random numbers for a while, as `drawing` does, without gradients."""
+    with torch.no_grad(), drawing(model, 0):
         yield
 
 
