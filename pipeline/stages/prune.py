@@ -199,9 +199,10 @@ def _wrong_curves(options: Mapping[str, Any]) -> str | None:
 
 def _wrong_schedule(options: Mapping[str, Any]) -> str | None:
     """A schedule takes shares of channels, macs, params or bytes; of these, layerwise takes channels."""
-    schedule, granularity = options["schedule"], set(options["granularity"])
+    schedule = options["schedule"]
     if schedule is None:
         return None
+    granularity = set(options["granularity"])
     if "weight" in granularity:
         return "schedule: single weights go at once; leave weight out of granularity, or the schedule"
     if options["scope"] == "pfa_kl":
