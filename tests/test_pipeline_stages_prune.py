@@ -71,7 +71,11 @@ def test_until_ends_where_accuracy_does(project: Path, tmp_path: Path, monkeypat
     until = "schedule={kind: until, steps: 4, max_drop: 1, finetune: {epochs: 0}}"
     top1 = iter([0.9, 0.91, 0.895, 0.88, 0.95])  # before any step, then after each
     monkeypatch.setattr(stepwise, "evaluate", lambda *_: Score(0.0, next(top1), 1))
+    loads: list[str] = []
+    load = checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda folder, *a: loads.append(folder.name) or load(folder, *a))
     told = prune(project, tmp_path / "out", until)
+    assert loads == ["source", "step-0", "step-1", "step-2", "step-1", "out"]  # each once, and the one to go back to
     assert [step["validation_top1"] for step in told["steps"]] == [0.91, 0.895]  # type: ignore[attr-defined]
     assert told["plans"] == 2
     assert told["achieved_ratio"] == pytest.approx(1 - 0.5**0.5, abs=0.1)
