@@ -75,11 +75,11 @@ def load(folder: Path, spec: ModelSpec, data: DataSpec) -> tuple["nn.Module", li
     return model, plans
 
 
-def example_of(data: DataSpec) -> "Tensor":
-    """Return what a model is captured on: two samples, so that a batch size written into its forward shows."""
+def example_of(data: DataSpec, samples: int = 2) -> "Tensor":
+    """Return what a model is captured on: with two samples, a batch size written into its forward shows."""
     import torch
 
-    return torch.from_numpy(data.load().calibration[:2][0])
+    return torch.from_numpy(data.load().calibration[:samples][0])
 
 
 def plans_in(folder: Path) -> list[ModelPlan]:

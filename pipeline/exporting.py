@@ -99,7 +99,7 @@ def agreement(model: "nn.Module", path: Path, samples: NDArray[np.float32], batc
     for start in range(0, len(samples), step):
         x = samples[start : start + step]
         with torch.inference_mode():
-            expected = _flat(model(torch.from_numpy(x)))
+            expected = _flat(model(torch.from_numpy(x.copy())))  # a forward may work in place on its input
         for a, b in zip(expected, session.run(None, {INPUT: x}), strict=True):
             if not np.isfinite(b).all():
                 raise UserError("the exported model gives NaN or infinity on calibration samples; check its weights")

@@ -108,25 +108,29 @@ class Stepwise:
         checkpoint.save(beside, result.model, plans, self.data, figures)
         beside.rename(self._place(number))
         shutil.rmtree(training)
-        return self._loaded(state, number)
+        return self._after(number + 1, state)
 
     def _place(self, number: int) -> Path:
         return self.folder / f"step-{number}"
 
     def _resumed(self, state: State, steps: list[Step]) -> State:
         """Take up the steps that are on disk."""
-        for number in range(len(steps)):
-            if not self._place(number).is_dir():
-                break
-            state = self._loaded(state, number)
-        return state
+        done = next((n for n in range(len(steps)) if not self._place(n).is_dir()), len(steps))
+        return self._after(done, state)
 
-    def _loaded(self, state: State, number: int) -> State:
+    def _after(self, count: int, start: State) -> State:
+        """Return the state after so many steps, which are on disk; `start` where there are none."""
+        if not count:
+            return start
+        figures = [self._figures(number) for number in range(count)]
+        model, plans = checkpoint.load(self._place(count - 1), self.model, self.data)
+        return State(model, tuple(plans), tuple(figures))
+
+    def _figures(self, number: int) -> Mapping[str, Any]:
         info = checkpoint.Info.load(self._place(number))
         if info is None:
             raise UserError(f"{self._place(number)} has no info.json; remove {self.folder} to start over")
-        model, plans = checkpoint.load(self._place(number), self.model, self.data)
-        return State(model, tuple(plans), (*state.steps, info.figures))
+        return info.figures
 
     def _lost(self, state: State, before: float) -> bool:
         """Whether the last step has cost more than the schedule allows."""
@@ -137,12 +141,7 @@ class Stepwise:
 
     def _before_loss(self, start: State, state: State, before: float) -> State:
         """Return the state of the last step that was within what is allowed."""
-        if not self._lost(state, before):
-            return state
-        kept = start
-        for number in range(len(state.steps) - 1):
-            kept = self._loaded(kept, number)
-        return kept
+        return self._after(len(state.steps) - 1, start) if self._lost(state, before) else state
 
     def _objective(self, source: nn.Module) -> Callable[[nn.Module], Objective | None]:
         """Return what makes a step's loss; the model as it came is the teacher where there is one."""

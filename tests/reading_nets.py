@@ -1,4 +1,4 @@
-"""Plain loops over what a layer reads, in float64: what the statistics of contributions are compared with."""
+"""What a layer reads, by plain loops in float64, to compare statistics of contributions with; and a small net."""
 
 import itertools
 
@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.pruning_nets import lively
 
 Array = NDArray[np.float64]
 
@@ -63,3 +66,23 @@ def seen_by(model: nn.Module, names: list[str], x: Tensor) -> dict[str, Tensor]:
     for hook in hooks:
         hook.remove()
     return found
+
+
+class Pair(nn.Module):
+    """One group of eight channels, and the layer that reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(F.relu(self.a(x)))
+        return y
+
+
+def pair() -> Pair:
+    """Return one with lively values."""
+    torch.manual_seed(0)
+    model = Pair()
+    lively(model)
+    return model

@@ -68,6 +68,20 @@ def test_a_model_that_gives_nan_is_refused(tmp_path: Path) -> None:
         to_onnx(Nan(), SAMPLES, tmp_path / "m.onnx")
 
 
+def test_a_forward_that_works_in_place_on_its_input_is_compared_on_the_same_samples(tmp_path: Path) -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = net()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x.mul_(2).sub_(0.5))
+
+    samples = SAMPLES.copy()
+    assert to_onnx(InPlace(), samples, tmp_path / "m.onnx") < 1e-5
+    assert np.array_equal(samples, SAMPLES)
+
+
 def test_a_batch_larger_than_the_samples_is_checked_all_the_same(tmp_path: Path) -> None:
     model, path = net(), tmp_path / "m.onnx"
     assert to_onnx(model, SAMPLES, path, 16) > 0

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import UserError
+from pipeline.pruning import prune
 from pipeline.pruning.contributions import Gram, contributions
 from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.moments import Moments, readings
@@ -15,7 +16,7 @@ from pipeline.pruning.samples import Samples
 from pipeline.pruning.settings import Settings
 from pipeline.pruning.trace import capture
 from tests.pruning_nets import built, lively
-from tests.reading_nets import added, seen_by
+from tests.reading_nets import added, pair, seen_by
 
 UNEVEN = pytest.mark.filterwarnings("ignore:Using padding='same' with even")
 ALL = 10_000  # more places than any layer has
@@ -156,6 +157,21 @@ def test_samples_that_are_not_finite_are_named() -> None:
     known.seen.batches[1][0][0][0, 0, 0, 0] = torch.nan
     with pytest.raises(UserError, match=r"samples: what b\.weight makes of them is not finite"):
         found(known)
+
+
+@pytest.mark.parametrize("criterion", ["lasso", "thinet"])
+@pytest.mark.parametrize(("ratio", "stays"), [(0.25, 6), (0.1, 7)])
+def test_dead_channels_go_first_and_break_nothing(criterion: str, ratio: float, stays: int) -> None:
+    model = pair()
+    with torch.no_grad():
+        model.a.weight[[1, 6]] = 0
+        model.a.bias[[1, 6]] = -1
+    seen = evidence(model, (3, 8, 8)).seen
+    result = prune(model, seen.example, samples=seen, criterion=criterion, ratio=ratio)
+    kept = result.plan.kept["a.weight"][0].tolist()
+    assert len(kept) == result.model.a.out_channels == stays
+    assert {0, 2, 3, 4, 5, 7} <= set(kept)
+    assert all(p.isfinite().all() for p in result.model.parameters())
 
 
 @pytest.mark.parametrize("samples", [10, 1000])

@@ -1,6 +1,7 @@
 """Every criterion on every kind of network that it may meet, and the norms against plain loops."""
 
 from collections.abc import Mapping
+from itertools import product
 
 import numpy as np
 import pytest
@@ -20,9 +21,14 @@ from pipeline.pruning.rules.base import Role
 from pipeline.pruning.samples import Samples
 from pipeline.pruning.settings import Settings
 from pipeline.pruning.trace import capture
-from tests.pruning_nets import built
+from tests.attention_net import Attention
+from tests.pruning_nets import built, lively
 
-REFUSED = {("apoz", "mobilenetv2", "stage")}  # nothing that it could rank: no ReLU follows a linear bottleneck
+REFUSED = {  # nothing that it could rank: no ReLU follows a linear bottleneck, no norm or ReLU is inside an attention
+    ("apoz", "mobilenetv2", "stage"),
+    *((name, "attention", "head") for name in ("apoz", "bn_scale", "slimming")),
+}
+CASES = [*product(["resnet_b", "vgg", "mobilenetv2", "densenet"], ["filter", "stage"]), ("attention", "head")]
 QUICK: dict[str, dict[str, object]] = {  # options that make learning criteria short
     "slimming": {"epochs": 1},
     "group_sparse": {"epochs": 1},
@@ -36,15 +42,19 @@ def samples(example: torch.Tensor, n: int = 12) -> Samples:
     return Samples.of(inputs, torch.randint(0, 10, (n,), generator=generator), batch_size=6)
 
 
+def attention() -> tuple[torch.nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    return lively(Attention()), torch.randn(2, 3, 16, 16)
+
+
 def network_groups(model: torch.nn.Module, x: torch.Tensor) -> tuple[Group, ...]:
     return network_of(model, capture(model, (x,)), (x,), Settings()).structure.groups
 
 
-@pytest.mark.parametrize("granularity", ["filter", "stage"])
-@pytest.mark.parametrize("net", ["resnet_b", "vgg", "mobilenetv2", "densenet"])
+@pytest.mark.parametrize(("net", "granularity"), CASES)
 @pytest.mark.parametrize("name", names(CRITERIA))
 def test_every_criterion_prunes_every_kind_of_network(name: str, net: str, granularity: str) -> None:
-    model, x = built(net)
+    model, x = attention() if net == "attention" else built(net)
     before = {n: t.clone() for n, t in model.state_dict().items()}
     options = QUICK.get(name, {})
 
@@ -62,6 +72,16 @@ def test_every_criterion_prunes_every_kind_of_network(name: str, net: str, granu
     if granularity in kinds and f"criterion {name}" not in result.frozen:
         assert result.macs_after < result.macs_before
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+
+
+def test_heads_leave_as_wholes() -> None:
+    model, x = attention()
+    result = prune(model, x, granularity="head")
+    (group,) = result.plan.groups
+    kept = np.asarray(result.plan.kept["qkv.weight"][0]).reshape(3, 2, 6)  # of queries, keys and values, two heads
+    heads = kept[0, :, 0] // 6
+    assert group.kind == "head"
+    assert (kept == np.arange(3)[:, None, None] * 24 + heads[:, None] * 6 + np.arange(6)).all()
 
 
 @pytest.mark.parametrize("name", names(CRITERIA))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.pruning import prune
-from pipeline.pruning.criteria.kl import Kl, mask
+from pipeline.pruning.criteria.kl import Kl, mask, mixed_in
 from pipeline.pruning.depth import sites, without
 from pipeline.pruning.interpret import GraphRunner
 from pipeline.pruning.rules.base import Role
@@ -129,12 +129,12 @@ def test_where_an_op_runs_over_channels_all_slices_of_a_unit_are_masked() -> Non
     plain, _ = pair()
     found = evidence(plain)
     groups = {g.name: g for g in found.watched.structure.groups}
-    assert {m.role for m in mask(found.watched, groups["stem"])} == {Role.IN}
+    assert {m.role for m in mask(groups["stem"], mixed_in(found.watched))} == {Role.IN}
     model = nn.Sequential(nn.Linear(6, 5), nn.LayerNorm(5), nn.ReLU(), nn.Linear(5, 4)).eval()
     x = torch.randn(6, 6)
     other = seen_by(model, x, torch.zeros(6, dtype=torch.int64), 3)
     (group,) = other.network.structure.groups
-    assert mask(other.watched, group) == list(group.members)
+    assert mask(group, mixed_in(other.watched)) == list(group.members)
     scores = Kl().rank([group], other)[group.name].scores
     for unit in range(5):
         assert scores[unit] == pytest.approx(far(model, masked(model, ("0", "1"), unit), x), rel=1e-3)

@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 
 from pipeline.pruning import prune
 from pipeline.pruning.criteria.lasso import Lasso, path, pick, solve
-from tests.reading_nets import Array, added, seen_by, unfolded
+from tests.reading_nets import Array, added, pair, seen_by, unfolded
 from tests.test_pipeline_pruning_contributions import evidence
-from tests.test_pipeline_pruning_thinet import pair
 
 
 def slow_lasso(x: Array, penalty: float) -> NDArray[np.float64]:
@@ -98,19 +97,6 @@ def test_of_equal_units_one_is_enough() -> None:
     x = np.stack([x[0], x[0], x[1], x[2]])
     kept = Lasso().judge(x @ x.T).keep(3)
     assert {2, 3} < set(kept)
-
-
-def test_dead_channels_go_first_and_break_nothing() -> None:
-    model = pair()
-    with torch.no_grad():
-        model.a.weight[[1, 6]] = 0
-        model.a.bias[[1, 6]] = -1
-    seen = evidence(model, (3, 8, 8)).seen
-    for ratio, stays in ((0.25, 6), (0.1, 7)):
-        result = prune(model, seen.example, samples=seen, criterion="lasso", ratio=ratio)
-        assert result.model.a.out_channels == stays
-        assert {0, 2, 3, 4, 5, 7} <= set(result.plan.kept["a.weight"][0].tolist())
-        assert all(p.isfinite().all() for p in result.model.parameters())
 
 
 def test_a_network_of_dead_channels_is_pruned_too() -> None:

@@ -16,10 +16,9 @@ from pipeline.pruning.reconstruct import How, reconstruct
 from pipeline.pruning.samples import Samples
 from pipeline.pruning.verify import Proof
 from tests.pruning_nets import built, lively
-from tests.reading_nets import Array, seen_by, unfolded
+from tests.reading_nets import Array, pair, seen_by, unfolded
 from tests.test_pipeline_pruning_attributes import Fixed
 from tests.test_pipeline_pruning_contributions import ALL, evidence
-from tests.test_pipeline_pruning_thinet import pair
 
 
 def batch(known: Evidence) -> Tensor:

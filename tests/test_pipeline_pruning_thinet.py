@@ -3,33 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pipeline.pruning import prune
 from pipeline.pruning.criteria.thinet import Thinet, removal
 from pipeline.pruning.samples import Samples
-from tests.pruning_nets import built, lively
-from tests.reading_nets import Array, added, seen_by
+from tests.pruning_nets import built
+from tests.reading_nets import Array, added, pair, seen_by
 from tests.test_pipeline_pruning_contributions import evidence
-
-
-class Pair(nn.Module):
-    """One group of eight channels, and the layer that reads it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.b(F.relu(self.a(x)))
-
-
-def pair() -> Pair:
-    torch.manual_seed(0)
-    model = Pair()
-    lively(model)
-    return model
 
 
 def slow_order(x: Array) -> list[int]:
@@ -75,20 +55,6 @@ def test_a_small_filter_that_the_next_layer_needs_stays(outputs: int) -> None:
     by_norm = prune(model, seen.example, ratio=0.8)
     assert 2 in by_response.plan.kept["a.weight"][0]
     assert 2 not in by_norm.plan.kept["a.weight"][0]
-
-
-def test_dead_channels_go_first_and_break_nothing() -> None:
-    model = pair()
-    with torch.no_grad():
-        model.a.weight[[1, 6]] = 0
-        model.a.bias[[1, 6]] = -1
-    seen = evidence(model, (3, 8, 8)).seen
-    for ratio, stays in ((0.25, 6), (0.1, 7)):
-        result = prune(model, seen.example, samples=seen, criterion="thinet", ratio=ratio)
-        kept = result.plan.kept["a.weight"][0].tolist()
-        assert len(kept) == stays
-        assert {0, 2, 3, 4, 5, 7} <= set(kept)
-        assert all(p.isfinite().all() for p in result.model.parameters())
 
 
 def test_rescaling_is_the_least_squares_of_the_paper() -> None:

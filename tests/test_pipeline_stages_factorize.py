@@ -16,6 +16,7 @@ from pipeline.core import Done
 from pipeline.errors import UserError
 from pipeline.progress import SILENT
 from pipeline.report.schema import Interval, Verdict
+from pipeline.report.table import count
 from pipeline.standalone import run_stage
 from pipeline.store import Artifact
 from pipeline.verdict import judge
@@ -139,6 +140,12 @@ def test_a_deployed_model_is_pruned_factorised_trained_and_int8(tmp_path: Path) 
     assert macs == sorted(macs, reverse=True)
     assert macs[1] > macs[2] == rows["finetune"]["macs"] == rows["compile"]["macs"]
     assert rows["factorize"]["figures"]["layers"]
+    written = (tmp_path / "artifacts/recipe/cpu/report.md").read_text()
+    table = written.partition("## Low rank")[2].partition("\n\nfactorize: ranks by energy 0.5;")[0]
+    factored = [layer["name"] for layer in rows["factorize"]["figures"]["layers"] if layer["ranks"]]
+    named = [line.split(" | ")[0].removeprefix("| ") for line in table.split("\n\n")[1].splitlines()]
+    assert named[2:] == [*factored, "the model"]
+    assert f"{count(macs[1])} → {count(macs[2])}" in table.splitlines()[-1]
     assert (tmp_path / "artifacts/recipe/cpu/model/model.xml").is_file()
 
 

@@ -71,7 +71,11 @@ def test_until_ends_where_accuracy_does(project: Path, tmp_path: Path, monkeypat
     until = "schedule={kind: until, steps: 4, max_drop: 1, finetune: {epochs: 0}}"
     top1 = iter([0.9, 0.91, 0.895, 0.88, 0.95])  # before any step, then after each
     monkeypatch.setattr(stepwise, "evaluate", lambda *_: Score(0.0, next(top1), 1))
+    loads: list[str] = []
+    load = checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda folder, *a: loads.append(folder.name) or load(folder, *a))
     told = prune(project, tmp_path / "out", until)
+    assert loads == ["source", "step-0", "step-1", "step-2", "step-1", "out"]  # each once, and the one to go back to
     assert [step["validation_top1"] for step in told["steps"]] == [0.91, 0.895]  # type: ignore[attr-defined]
     assert told["plans"] == 2
     assert told["achieved_ratio"] == pytest.approx(1 - 0.5**0.5, abs=0.1)
@@ -124,6 +128,11 @@ def test_an_interrupted_run_goes_on_with_the_step_it_was_in(project: Path, tmp_p
     [
         (("schedule={kind: layerwise}", "scope=global"), "layerwise takes one share"),
         (("schedule={}", "granularity=[filter, weight]"), "single weights go at once"),
+        (("schedule={kind: layerwise}", "granularity=[filter, block]"), "leave block out of granularity"),
+        (("schedule={kind: layerwise}", "granularity=[layer, block]"), "leave block and layer out of granularity"),
+        (("schedule={kind: layerwise}", "scope=pfa_kl", "criterion=pfa"), "scope pfa_kl takes no ratio"),
+        (("schedule={kind: until}", "scope=pfa_kl", "criterion=pfa"), "scope pfa_kl takes no ratio"),
+        (("schedule={}", "scope=pfa_kl", "criterion=pfa"), "leave it out, or set scope: energy"),
     ],
 )
 def test_what_a_schedule_cannot_do_is_refused_before_any_work(
@@ -131,3 +140,10 @@ def test_what_a_schedule_cannot_do_is_refused_before_any_work(
 ) -> None:
     with pytest.raises(UserError, match=line):
         prune(project, tmp_path / "out", *overrides)
+
+
+def test_energy_reaches_the_ratio_in_steps(project: Path, tmp_path: Path) -> None:
+    schedule = "schedule={kind: iterative, steps: 2, finetune: {epochs: 0}}"
+    told = prune(project, tmp_path / "out", schedule, "scope=energy", "criterion=pfa", "samples=32")
+    assert told["plans"] == 2
+    assert told["achieved_ratio"] == pytest.approx(0.5, abs=0.1)

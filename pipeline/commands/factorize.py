@@ -28,5 +28,5 @@ def command(recipe: Path, start: Path | None, out: Path, overrides: tuple[str, .
     from pipeline.standalone import run_stage
 
     info = run_stage(load(recipe, overrides), "factorize", start, out, options.progress())
-    ranks.show(info, Console())
+    ranks.show(info.figures, Console())
     click.echo(f"{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")

@@ -222,6 +222,9 @@ def figures(result: LowRankResult) -> dict[str, Any]:
     """Return what a stage tells of a result, as plain data."""
     return {
         "macs_before": result.macs_before,
+        "macs_after": result.macs_after,
+        "params_before": result.params_before,
+        "params_after": result.params_after,
         "proof_max_rel_error": result.proof.max_rel_error,
         "layers": [asdict(layer) for layer in result.layers],
     }

@@ -14,7 +14,7 @@ from pipeline.pruning.criteria.base import Ranking
 from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.groups import Group
 from pipeline.pruning.job import Job, Kept
-from pipeline.pruning.network import network_of
+from pipeline.pruning.network import network_of, network_on
 from pipeline.pruning.plan import Plan
 from pipeline.pruning.ranking import criterion_of, rankings
 from pipeline.pruning.reconstruct import refit_of
@@ -70,9 +70,8 @@ class Scored:
 
 def groups_of(model: nn.Module, example_inputs: Any, **settings: Any) -> tuple[Group, ...]:
     """Return the groups that may go, in the order of the layers that make them. Raises UserError as `prune` does."""
-    chosen, inputs = Settings(**settings), as_inputs(example_inputs)
-    known = network_of(model, capture(model, inputs), inputs, chosen)
-    return tuple(g for g in known.structure.groups if g.kind in chosen.granularity)
+    chosen = Settings(**settings)
+    return network_on(model, example_inputs, chosen).structure.of_kinds(chosen.granularity)
 
 
 def score(
@@ -86,8 +85,8 @@ def score(
 
     Raises UserError as `prune` does.
     """
-    chosen, inputs = Settings(**settings), as_inputs(example_inputs)
-    known = network_of(model, capture(model, inputs), inputs, chosen)
+    chosen = Settings(**settings)
+    known = network_on(model, example_inputs, chosen)
     return Scored(*rankings(Evidence(model, known, samples, chosen, progress)))
 
 
@@ -133,10 +132,9 @@ def prune(
     known = network_of(model, captured, inputs, chosen)
     cost = costs.of_network(known.captured, known.flow, known.structure)
     evidence = Evidence(model, known, samples, chosen, progress)
-    refit_of(evidence)  # what it lacks, it says before any work
+    refit = refit_of(evidence)  # what it lacks, it says before any work
     scored = scored or Scored(*rankings(evidence))
-    ranked, model = scored.rankings, scored.model
-    job = Job(model, lively(model), known, ranked, cost, whole, chosen, refit_of(replace(evidence, model=model)))
+    job = Job(scored.model, lively(scored.model), known, scored.rankings, cost, whole, chosen, refit)
     result = _proved(job, inputs, real)
     if shorter is not None:
         result = _with_depth(result, shorter)

@@ -12,12 +12,11 @@ from pipeline.errors import UserError
 from pipeline.progress import SILENT, Progress
 from pipeline.pruning.groups import Group
 from pipeline.pruning.interpret import GraphRunner
-from pipeline.pruning.network import Network, network_of
+from pipeline.pruning.network import Network, network_on
 from pipeline.pruning.samples import Samples, needed
 from pipeline.pruning.settings import Settings
 from pipeline.pruning.surgery import tensors
 from pipeline.pruning.taps import Tap
-from pipeline.pruning.trace import capture
 from pipeline.pruning.verify import seeded
 
 Look = Callable[[Tensor], None]  # gets the value that a tap is on; `Tap.units` picks the group's part of it
@@ -48,13 +47,17 @@ class Evidence:
     @cached_property
     def watched(self) -> Network:
         """The network captured on a batch of the samples: the same groups, on a graph of that batch's shape."""
-        inputs = self.seen.example
-        found = network_of(self.model, capture(self.model, inputs), inputs, self.settings)
+        found = network_on(self.model, self.seen.example, self.settings)
         if [(g.name, g.units) for g in found.structure.groups] != [
             (g.name, g.units) for g in self.network.structure.groups
         ]:
             raise UserError("samples: the network is another one on their shape than on the example inputs")
         return found
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups that the settings let go."""
+        return self.network.structure.of_kinds(self.settings.granularity)
 
     def observe(self, looks: Sequence[tuple[Tap, Look]], what: str) -> None:
         """Run every batch of the samples through the watched graph, once, and let taps look at their values.

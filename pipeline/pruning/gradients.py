@@ -1,21 +1,22 @@
 """Gradients of the samples' loss: for criteria that go by them, and for those that train a copy."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.pruning.evidence import Evidence
-from pipeline.pruning.trace import Inputs
+from pipeline.pruning.trace import Inputs, copied
+from pipeline.pruning.verify import drawing
+
+__all__ = ["drawing", "finite", "trainable", "training_loss"]
 
 
 def training_loss(model: nn.Module, inputs: Inputs, labels: Tensor, evidence: Evidence) -> Tensor:
     """Return the loss of a batch, a scalar, with its gradients by every parameter."""
     with torch.enable_grad():
-        return evidence.seen.loss(model(*inputs), labels)
+        return evidence.seen.loss(model(*copied(inputs)), labels)
 
 
 def trainable(model: nn.Module) -> nn.Module:
@@ -24,15 +25,6 @@ def trainable(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
     return model
-
-
-@contextmanager
-def drawing(model: nn.Module, seed: int) -> Iterator[None]:
-    """Fix random numbers for a while; the caller's go on after it as if nothing had been drawn."""
-    devices = sorted({t.device.index or 0 for t in model.parameters() if t.device.type == "cuda"})
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        yield
 
 
 def finite(loss: Tensor, criterion: str) -> Tensor:

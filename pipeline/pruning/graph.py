@@ -19,11 +19,11 @@ from torch.fx.graph import _PyTreeInfo
 from pipeline.errors import UserError
 from pipeline.pruning import surgery
 from pipeline.pruning.channels import Alive, Ids, kept, stays
-from pipeline.pruning.network import Network, network_of
+from pipeline.pruning.network import Network, network_on
 from pipeline.pruning.rules.base import Flow, Labels, Selection
 from pipeline.pruning.settings import Settings
 from pipeline.pruning.skeleton import Pruned, Signature, hold, norm_places, norms_of, skeleton
-from pipeline.pruning.trace import Inputs, arguments, capture, module_of, op_name
+from pipeline.pruning.trace import Inputs, arguments, module_of, op_name
 
 _SIZES = ("size", "shape", "sizes")  # arguments in which -1 stands for what is left
 _VIEWS = ("view", "reshape", "_unsafe_view")
@@ -51,7 +51,7 @@ def recut(model: nn.Module, inputs: Inputs, wanted: surgery.Kept, settings: Sett
 
     Raises UserError if in this graph other channels go together than those that the plan cuts.
     """
-    known = network_of(model, capture(model, inputs), inputs, settings)
+    known = network_on(model, inputs, settings)
     roots, frozen = known.structure.roots, known.flow.channels.frozen()
     alive = np.ones(len(roots), bool)
     odd = {name for name in wanted if name not in known.flow.tensors}

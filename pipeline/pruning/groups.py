@@ -80,6 +80,10 @@ class Structure:
             by_class[group.classes] = number
         return by_class[self.roots]
 
+    def of_kinds(self, kinds: Collection[str]) -> tuple[Group, ...]:
+        """Return the groups of these kinds, in the order of the layers that make them."""
+        return tuple(group for group in self.groups if group.kind in kinds)
+
     def alive(self, kept: Mapping[str, Sequence[int]]) -> Alive:
         """Return, for every id, whether its channel stays when groups keep these units; others keep all."""
         stays = np.ones(len(self.roots), bool)

@@ -5,18 +5,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from pipeline.pruning.trace import Captured
+from pipeline.pruning.trace import Captured, copied
 
 
 class GraphRunner(fx.Interpreter):
-    """Runs a captured graph. `state` holds parameters and buffers by their first name in the model."""
+    """Runs a captured graph. `state` holds parameters and buffers by their first name in the model.
+
+    Neither they nor the inputs change, though the graph may write in place: it gets copies of what it writes to.
+    """
 
     def __init__(self, captured: Captured, state: Mapping[str, Tensor]) -> None:
         super().__init__(captured.program.graph_module)
         self._captured, self._state = captured, state
+        self._written = _written(self.graph)
 
     def double(self) -> "GraphRunner":
         """Return the same runner in double precision; results that the graph itself casts stay as it casts them."""
@@ -43,11 +48,25 @@ class GraphRunner(fx.Interpreter):
         def fed(name: str) -> Any:
             return self._state[names[name]] if name in names else constants[name] if name in constants else next(rest)
 
-        return {n: fed(n.name) for n in self.graph.nodes if n.op == "placeholder"}
+        feeds = {n: fed(n.name) for n in self.graph.nodes if n.op == "placeholder"}
+        held = names.keys() | constants.keys()
+        # an op far from an input may write to a view of it; to what a model holds, it does so at once
+        fresh = {n for n in feeds if n in self._written or (self._written and n.name not in held)}
+        return {n: copied(value) if n in fresh else value for n, value in feeds.items()}
 
     def _tensors(self, results: Sequence[Any]) -> list[Tensor]:
         """Return the tensors among what the model itself gives."""
         return [r for r in self._captured.shown(results) if isinstance(r, Tensor)]
+
+
+def in_place(node: fx.Node) -> bool:
+    """Return whether an op writes to what it is given."""
+    return isinstance(node.target, torch._ops.OpOverload) and bool(node.target._schema.is_mutable)
+
+
+def _written(graph: fx.Graph) -> set[fx.Node]:
+    """Return what ops in place are given."""
+    return {source for node in graph.nodes if in_place(node) for source in node.all_input_nodes}
 
 
 def _double(tensor: Tensor) -> Tensor:

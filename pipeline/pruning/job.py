@@ -46,14 +46,12 @@ class Job:
     @property
     def unranked(self) -> set[str]:
         """The groups that might go but that the criterion says nothing of; they stay whole."""
-        kinds = self.settings.granularity
-        return {g.name for g in self.structure.groups if g.kind in kinds} - self.rankings.keys()
+        return {g.name for g in self.structure.of_kinds(self.settings.granularity)} - self.rankings.keys()
 
     def groups(self, without: Collection[str] = ()) -> tuple[Group, ...]:
         """Return the groups that may be pruned."""
-        kinds = self.settings.granularity
         skipped = {*without, *self.unranked}
-        return tuple(g for g in self.structure.groups if g.kind in kinds and g.name not in skipped)
+        return tuple(g for g in self.structure.of_kinds(self.settings.granularity) if g.name not in skipped)
 
     def widths(self, groups: tuple[Group, ...], ties: Sequence[frozenset[str]]) -> allocate.Keep:
         """Return how many units each of `groups` keeps; all others keep theirs."""
@@ -103,7 +101,7 @@ class Job:
 
     def refitted(self, kept: Kept) -> "Job":
         """Return the job of the same network with the weights that read what goes fit anew, if that was asked for."""
-        model = self.model if self.refit is None else self.refit(kept)
+        model = self.model if self.refit is None else self.refit(self.model, kept)
         return self if model is self.model else replace(self, model=model, probe=lively(model))
 
     def failed(self, proof: Proof, kept: Kept, pruned: nn.Module, inputs: Inputs) -> Failed:

@@ -1,7 +1,7 @@
 """Criteria that train a copy of the network before they rank it."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -13,8 +13,7 @@ from pipeline.errors import UserError
 from pipeline.pruning.criteria.base import Cost, Criterion
 from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.gradients import drawing, finite
-from pipeline.pruning.groups import Group
-from pipeline.pruning.trace import Inputs, in_mode
+from pipeline.pruning.trace import Inputs, copied, in_mode
 
 Objective = Callable[[Inputs, Tensor, float], Tensor]  # inputs, labels, share of the training done -> the loss
 
@@ -64,7 +63,7 @@ class Learning(Criterion):
                     group["lr"] = self.lr * (1 if done < 0.5 else 0.1 if done < 0.75 else 0.01)
                 optimizer.zero_grad()
                 inputs, labels = batches[number]
-                loss = finite(objective(inputs, labels, done), name)
+                loss = finite(objective(copied(inputs), labels, done), name)
                 torch.autograd.backward(loss)
                 push()
                 optimizer.step()
@@ -75,8 +74,3 @@ class Learning(Criterion):
 def learner(evidence: Evidence) -> nn.Module:
     """Return a copy of the model to train."""
     return copy.deepcopy(evidence.model)
-
-
-def prunable(evidence: Evidence) -> Sequence[Group]:
-    """Return the groups that the settings let go, which are those to train for."""
-    return [g for g in evidence.network.structure.groups if g.kind in evidence.settings.granularity]

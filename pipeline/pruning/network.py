@@ -1,6 +1,7 @@
 """Everything that is known of a network before it is cut."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -9,7 +10,7 @@ from pipeline.pruning.groups import Structure, ignore, structure
 from pipeline.pruning.normalise import normalise
 from pipeline.pruning.rules.base import Flow
 from pipeline.pruning.settings import Settings
-from pipeline.pruning.trace import Captured, Inputs, capture, walk
+from pipeline.pruning.trace import Captured, Inputs, as_inputs, capture, walk
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,12 @@ class Network:
     structure: Structure
     batch: Batch | None = None
     fixed_batch: int | None = None
+
+
+def network_on(model: nn.Module, example_inputs: Any, settings: Settings) -> Network:
+    """Capture a model on inputs and find its groups. Raises UserError as `capture` and `ignore` do."""
+    inputs = as_inputs(example_inputs)
+    return network_of(model, capture(model, inputs), inputs, settings)
 
 
 def network_of(model: nn.Module, captured: Captured, inputs: Inputs, settings: Settings) -> Network:

@@ -29,11 +29,10 @@ def rankings(evidence: Evidence) -> tuple[Mapping[str, Ranking], nn.Module]:
     """
     settings = evidence.settings
     criterion = criterion_of(settings.criterion, settings.criterion_options)
-    groups = [g for g in evidence.network.structure.groups if g.kind in settings.granularity]
-    if not groups:
+    if not evidence.groups:
         return {}, evidence.model
     evidence = criterion.learn(evidence)
-    found = criterion.rank(groups, evidence)
+    found = criterion.rank(evidence.groups, evidence)
     _check(found, evidence)
     return found, evidence.model
 

@@ -7,8 +7,7 @@ that of the original network, while the pruned one's readers see what the layers
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.pruning.channels import stays
 from pipeline.pruning.contributions import ContributionCriterion
 from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.moments import POSITIONS, Moments, Reading, gather, readings, ridge_solve, samples_of
@@ -27,7 +27,8 @@ from pipeline.pruning.surgery import tensors
 from pipeline.pruning.trace import Captured
 
 How = Literal["scale", "full"]
-Refit = Callable[[Mapping[str, Sequence[int]]], nn.Module]  # from the units that stay, by group, to the model to cut
+Kept = Mapping[str, Sequence[int]]  # the units that stay, by group
+Refit = Callable[[nn.Module, Kept], nn.Module]  # from the model that was scored to the one to cut
 
 
 def refit_of(evidence: Evidence) -> Refit | None:
@@ -43,12 +44,15 @@ def refit_of(evidence: Evidence) -> Refit | None:
     if how is None:
         return None
     positions = criterion.positions if isinstance(criterion, ContributionCriterion) else POSITIONS
-    return partial(reconstruct, evidence, how=how, positions=positions)
+
+    def refit(model: nn.Module, kept: Kept) -> nn.Module:
+        seen = evidence if model is evidence.model else replace(evidence, model=model)
+        return reconstruct(seen, kept, how, positions)
+
+    return refit
 
 
-def reconstruct(
-    evidence: Evidence, kept: Mapping[str, Sequence[int]], how: How = "full", positions: int = POSITIONS
-) -> nn.Module:
+def reconstruct(evidence: Evidence, kept: Kept, how: How = "full", positions: int = POSITIONS) -> nn.Module:
     """Return a copy of the model whose layers make up for the units that go with the weights that stay.
 
     Nothing is cut yet: tensors keep their size, and what is to be cut its values. Of each layer that reads pruned
@@ -88,7 +92,7 @@ class _Reader:
     channel: Tensor  # the number of the channels that go together that each column reads, (groups, width)
 
 
-def _readers(network: Network, kept: Mapping[str, Sequence[int]]) -> list[_Reader]:
+def _readers(network: Network, kept: Kept) -> list[_Reader]:
     """Return the layers to fit."""
     alive, roots = network.structure.alive(kept), network.structure.roots
     calls: dict[str, list[Reading]] = {}
@@ -102,10 +106,10 @@ def _readers(network: Network, kept: Mapping[str, Sequence[int]]) -> list[_Reade
         ids = labels.dims[several[0].axis] if isinstance(labels, Labels) else None
         if ids is None:
             continue
-        stays = several[0].spread((ids < 0) | alive[ids])
-        if (stays.any(1) & ~stays.all(1)).any():  # else whole groups of a convolution go, with their outputs
+        columns = several[0].spread(stays(ids, alive))
+        if (columns.any(1) & ~columns.all(1)).any():  # else whole groups of a convolution go, with their outputs
             channel = several[0].spread(_numbers(np.where(ids < 0, -1 - np.arange(len(ids)), roots[ids])))
-            found.append(_Reader(weight, tuple(several), stays, channel))
+            found.append(_Reader(weight, tuple(several), columns, channel))
     return found
 
 
@@ -121,8 +125,8 @@ def _numbers(classes: NDArray[np.int64]) -> NDArray[np.int64]:
 def _full(moments: Moments, weight: Tensor, reader: _Reader) -> Tensor:
     """Return the weight, (groups, outputs of a group, width), with the columns that stay fit anew."""
     new = weight.clone()
-    for group, stays in enumerate(reader.stays):
-        kept, gone = stays.nonzero()[:, 0], (~stays).nonzero()[:, 0]
+    for group, columns in enumerate(reader.stays):
+        kept, gone = columns.nonzero()[:, 0], (~columns).nonzero()[:, 0]
         if len(kept) and len(gone):
             new[group][:, kept] += moments.regress(group, kept, gone, weight[group][:, gone])
     return new
@@ -132,10 +136,10 @@ def _scale(moments: Moments, weight: Tensor, reader: _Reader) -> Tensor:
     """Return the weight with a factor on what reads each channel that stays."""
     units = int(reader.channel.max()) + 1
     gram = moments.gram(weight, reader.channel, units)
-    stays = torch.zeros(units, dtype=torch.bool)
-    stays[reader.channel[reader.stays]] = True
+    kept = torch.zeros(units, dtype=torch.bool)
+    kept[reader.channel[reader.stays]] = True
     factors = torch.ones(units, dtype=torch.float64)
-    factors[stays] += ridge_solve(gram[stays][:, stays], gram[stays][:, ~stays].sum(1, keepdim=True))[:, 0]
+    factors[kept] += ridge_solve(gram[kept][:, kept], gram[kept][:, ~kept].sum(1, keepdim=True))[:, 0]
     return weight * torch.where(reader.stays, factors[reader.channel], 1.0)[:, None]
 
 

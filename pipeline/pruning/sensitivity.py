@@ -21,13 +21,12 @@ from pipeline.pruning.criteria.base import Ranking
 from pipeline.pruning.curves import Curve, Sensitivity
 from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.groups import Group
-from pipeline.pruning.network import Network, network_of
+from pipeline.pruning.network import Network, network_on
 from pipeline.pruning.ranking import rankings
 from pipeline.pruning.reference import Reference
 from pipeline.pruning.samples import Samples
 from pipeline.pruning.settings import Settings
 from pipeline.pruning.surgery import tensors
-from pipeline.pruning.trace import capture
 from pipeline.pruning.verify import seeded
 
 Metric = Callable[[Tensor, Tensor], float]  # the model's first output of all samples, their labels -> higher = better
@@ -75,8 +74,7 @@ def sensitivity(
     Raises UserError as `prune` does, and for a `path` that holds the curves of something else.
     """
     chosen = Settings(**settings)
-    inputs = probe.samples.example
-    network = network_of(model, capture(model, inputs), inputs, chosen)
+    network = network_on(model, probe.samples.example, chosen)
     key = _key(model, probe, samples, chosen)
     known = _known(path, key)
     ranked, model = rankings(Evidence(model, network, samples, chosen, progress))

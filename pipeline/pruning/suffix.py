@@ -4,10 +4,9 @@ import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
-from pipeline.pruning.interpret import GraphRunner
+from pipeline.pruning.interpret import GraphRunner, in_place
 from pipeline.pruning.trace import Captured
 
 
@@ -22,7 +21,7 @@ class Suffixes(GraphRunner):
         self._nodes: list[fx.Node] = list(self.graph.nodes)
         self._place = {node: place for place, node in enumerate(self._nodes)}
         self._weights = {n for n in self._nodes if n.name in captured.tensors or n.name in captured.constants}
-        written = [place for place, node in enumerate(self._nodes) if _in_place(node)]
+        written = [place for place, node in enumerate(self._nodes) if in_place(node)]
         self._last_write = written[-1] if written else -1
         self.kept: dict[fx.Node, Any] = {}
 
@@ -42,7 +41,7 @@ class Suffixes(GraphRunner):
 
         Of the values in `keep`, `kept` has copies.
         """
-        self.env = self._feeds([copy.deepcopy(leaf) for leaf in leaves])  # an op in place may come first
+        self.env = self._feeds(leaves)
         self.kept = {n: copy.deepcopy(self.env[n]) for n in keep if n in self.env}
         left = set(at)
         for node in self._nodes:
@@ -60,7 +59,7 @@ class Suffixes(GraphRunner):
         place = self._place[node]
         values = {**self.env, **(instead or {})}
         if place <= self._last_write:  # one copy of all, in which views stay views of the same values
-            values |= _copied(values, self._weights)
+            values |= _copied(values, self._weights - self._written)
         rerun = copy.copy(self)
         rerun.env = values
         for later in self._nodes[place:]:
@@ -79,8 +78,3 @@ def _copied(values: Mapping[fx.Node, Any], without: Collection[fx.Node]) -> dict
     """Copy values together, so that views stay views of the same memory."""
     nodes = [n for n in values if n not in without]
     return dict(zip(nodes, copy.deepcopy([values[n] for n in nodes]), strict=True))
-
-
-def _in_place(node: fx.Node) -> bool:
-    """Whether an op writes to what it is given."""
-    return isinstance(node.target, torch._ops.OpOverload) and bool(node.target._schema.is_mutable)

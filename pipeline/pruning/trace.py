@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
+from torch.utils import _pytree as pytree
 
 from pipeline.errors import UserError
 from pipeline.pruning.rules.base import Call, Flow, Labels, Shape, Value, rules, unknown
@@ -56,6 +57,11 @@ class Captured:
 def as_inputs(inputs: Any) -> Inputs:
     """Return positional inputs as a tuple, whether one tensor was given or several."""
     return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+
+
+def copied(inputs: Any) -> Any:
+    """Return inputs, nested or not, as copies, for a forward that may write to them; gradients go through."""
+    return pytree.tree_map_only(Tensor, Tensor.clone, inputs)
 
 
 def capture(model: nn.Module, example_inputs: Any, *, training: bool = False) -> Captured:

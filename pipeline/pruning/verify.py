@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from pipeline.errors import UserError
 from pipeline.pruning.interpret import GraphRunner
-from pipeline.pruning.trace import FORWARD_ERRORS, Inputs, in_mode
+from pipeline.pruning.trace import FORWARD_ERRORS, Inputs, copied, in_mode
 
 TOLERANCE = 1e-4
 SUSPICIOUS = 2e-6  # float32 rounds outputs of a network to about 1e-7
@@ -206,15 +206,25 @@ def widen(inputs: Inputs) -> Inputs:
 
 
 @contextmanager
-def seeded(model: nn.Module) -> Iterator[None]:
-    """Fix random numbers for a while, without gradients; the caller's go on after it as if nothing had been drawn."""
+def drawing(model: nn.Module, seed: int) -> Iterator[None]:
+    """Fix random numbers for a while; the caller's go on after it as if nothing had been drawn."""
     devices = sorted({t.device.index or 0 for t in model.parameters() if t.device.type == "cuda"})
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        torch.manual_seed(0)
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def seeded(model: nn.Module) -> Iterator[None]:
+    """Fix random numbers for a while, as `drawing` does, without gradients."""
+    with torch.no_grad(), drawing(model, 0):
         yield
 
 
 def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """Run in evaluation mode, without gradients and with a fixed seed; return every tensor of the output."""
+    """Run in evaluation mode, without gradients and with a fixed seed; return every tensor of the output.
+
+    The inputs stay as they are, whatever the forward does with its own.
+    """
     with in_mode(model, training=False), seeded(model):
-        return [t for t in pytree.tree_leaves(model(*inputs)) if isinstance(t, Tensor)]
+        return [t for t in pytree.tree_leaves(model(*copied(inputs))) if isinstance(t, Tensor)]

@@ -1,8 +1,11 @@
 """The report as Markdown."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from jinja2 import Environment
 
-from pipeline.report import table, widths
+from pipeline.report import ranks, table, widths
 from pipeline.report.cuts import pruned
 from pipeline.report.schema import Report
 
@@ -23,6 +26,18 @@ p50 and p90 are medians and 90th percentiles of single calls; × source is the r
 {% endfor %}
 {%- if pruned %}- {{ pruned }}: every layer before and after in [{{ picture }}]({{ picture }})
 {% endif %}
+{%- if low_rank %}
+## Low rank
+
+{% for row in low_rank.table -%}
+{{ line(row) }}
+{% endfor %}
+{{ low_rank.stage }}: ranks by {{ low_rank.rule }}; the error is that of the layer's weights, relative to their norm.
+
+{% for text in low_rank.lines -%}
+- {{ text }}
+{% endfor %}
+{%- endif %}
 {%- if device %}
 Measured on {{ device.fingerprint.cpu }}, {{ device.fingerprint.cores }} cores, features \
 {{ device.fingerprint.features | join(", ") or "none" }}, governor {{ device.fingerprint.governor }}, \
@@ -46,10 +61,26 @@ def markdown(report: Report) -> str:
         device=next((row.device for row in reversed(report.stages) if row.device), None),
         pruned=found[0] if (found := pruned(report)) else "",
         picture=widths.FILE,
+        low_rank=_low_rank(report),
         line=_line,
         versions=", ".join(f"{name} {version}" for name, version in sorted(report.versions.items())),
     )
 
 
-def _line(values: tuple[str, ...]) -> str:
+def _low_rank(report: Report) -> Mapping[str, Any] | None:
+    """Return what the report tells of a stage that factorised layers."""
+    found = ranks.factorised(report)
+    if found is None:
+        return None
+    stage, figures = found
+    alignment = (":--", *("--:",) * (len(ranks.HEADER) - 1))
+    return {
+        "stage": stage,
+        "rule": figures["ranks"],
+        "table": (ranks.HEADER, alignment, *ranks.rows(figures), ranks.total(figures)),
+        "lines": tuple(ranks.lines(figures)),
+    }
+
+
+def _line(values: Sequence[str]) -> str:
     return "| " + " | ".join(v.replace("|", "\\|").replace("\n", " ") for v in values) + " |"

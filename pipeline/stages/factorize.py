@@ -11,6 +11,7 @@ from pipeline.core import Policy, Stage
 from pipeline.extras import missing
 from pipeline.progress import Progress
 from pipeline.references import DataSpec, ModelSpec
+from pipeline.stages._rounding import Rounds
 from pipeline.store import Artifact
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ ENERGY = 0.9  # where no rule is given
 
 
 @dataclass(frozen=True)
-class Factorize(Stage):
+class Factorize(Rounds, Stage):
     """Factorise linear layers and convolutions; ranks by one rule, `energy`, `vbmf` or `budget`."""
 
     uses: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "tensorly", "scipy")
@@ -50,11 +51,6 @@ class Factorize(Stage):
     seed: Annotated[int, Field(ge=0, description="of the batches for BatchNorm")] = 0
     align: int = 8  # the target's
 
-    def __post_init__(self) -> None:
-        """Settle the multiple; a recipe that gives one is factorised alike for all targets, and shares the result."""
-        object.__setattr__(self, "round_to", self.round_to or self.align)
-        object.__setattr__(self, "align", 1)
-
     @classmethod
     def wrong(cls, options: Mapping[str, Any]) -> str | None:
         """More than one rule, and packages that are not installed."""
@@ -82,8 +78,6 @@ class Factorize(Stage):
 
         Layers that an earlier stage set single weights of to zero stay whole: their factors would have none.
         """
-        import torch
-
         from pipeline import checkpoint
         from pipeline.lowrank import factorize
         from pipeline.lowrank.engine import figures
@@ -92,11 +86,10 @@ class Factorize(Stage):
         model, plans = checkpoint.load(inputs["previous"].path, self.model, self.data)
         data = self.data.load()
         held = {name for plan in plans for name in plan.held} & dict(model.named_parameters()).keys()
-        example = torch.from_numpy(data.calibration[:1][0])
         with progress.bar("factorize and prove", 2) as bar:
             result = factorize(
                 model,
-                (example,),
+                (checkpoint.example_of(self.data, 1),),  # the multiply-accumulates that it tells are of one sample
                 method=self.method,
                 ranks=self.ranks,
                 ignore=(*self.ignore, *sorted(held)),

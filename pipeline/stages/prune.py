@@ -14,6 +14,7 @@ from pipeline.fingerprint import of_file
 from pipeline.progress import Progress
 from pipeline.references import DataSpec, ModelSpec
 from pipeline.report.layers import FIGURE
+from pipeline.stages._rounding import Rounds
 from pipeline.store import Artifact
 from pipeline.training.stepwise import Schedule
 
@@ -34,7 +35,7 @@ STEPS = "steps"  # folder of the steps that are done
 
 
 @dataclass(frozen=True)
-class Prune(Stage):
+class Prune(Rounds, Stage):
     """Remove the least important channels of every coupled group, and whatever else the granularity names."""
 
     uses: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
@@ -96,9 +97,8 @@ class Prune(Stage):
     align: int = 8  # the target's
 
     def __post_init__(self) -> None:
-        """Settle the multiple; a recipe that gives one is cut alike for all targets, and shares the result."""
-        object.__setattr__(self, "round_to", self.round_to or self.align)
-        object.__setattr__(self, "align", 1)
+        """Settle the multiple, and which curves the file has: the result depends on them, not on its path."""
+        super().__post_init__()
         if self.sensitivity is not None and Path(self.sensitivity).is_file():
             object.__setattr__(self, "sensitivity_sha256", of_file(Path(self.sensitivity)))
 
@@ -202,8 +202,15 @@ def _wrong_schedule(options: Mapping[str, Any]) -> str | None:
     schedule = options["schedule"]
     if schedule is None:
         return None
-    if "weight" in options["granularity"]:
+    granularity = set(options["granularity"])
+    if "weight" in granularity:
         return "schedule: single weights go at once; leave weight out of granularity, or the schedule"
-    if schedule.kind == "layerwise" and (options["of"], options["scope"]) != ("channels", "local"):
-        return "schedule: layerwise takes one share of the channels of each group; set of: channels, scope: local"
+    if options["scope"] == "pfa_kl":
+        return "schedule: scope pfa_kl takes no ratio to share out over steps; leave it out, or set scope: energy"
+    if schedule.kind == "layerwise":
+        if (options["of"], options["scope"]) != ("channels", "local"):
+            return "schedule: layerwise takes one share of the channels of each group; set of: channels, scope: local"
+        if whole := granularity & {"block", "layer"}:
+            named = " and ".join(sorted(whole))
+            return f"schedule: layerwise takes channels; leave {named} out of granularity, or choose another kind"
     return None

@@ -17,7 +17,7 @@ from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.gating import Gated, Gates, gated
 from pipeline.pruning.gradients import drawing
 from pipeline.pruning.groups import Group
-from pipeline.pruning.learning import Learning, learner, prunable
+from pipeline.pruning.learning import Learning, learner
 from pipeline.pruning.surgery import tensors
 from pipeline.pruning.trace import Inputs
 from pipeline.pruning.verify import seeded
@@ -49,7 +49,7 @@ class AutoPruner(Learning):
     def learn(self, evidence: Evidence) -> Evidence:
         """Train a copy and the codes on the samples, then fix the codes."""
         network, model = evidence.watched, learner(evidence)
-        found = gated(network, [evidence.twin(g) for g in prunable(evidence)])
+        found = gated(network, [evidence.twin(g) for g in evidence.groups])
         if not found:
             raise UserError(_REFUSED)
         share = {one.name: self.keep or 1 - evidence.settings.ratio_of(one.name) for one in found}

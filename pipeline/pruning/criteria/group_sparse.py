@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.pruning.criteria.base import Ranking, per_unit, ranking
 from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.groups import Group, Member
-from pipeline.pruning.learning import Learning, learner, prunable
+from pipeline.pruning.learning import Learning, learner
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class GroupSparse(Learning):
         """Train a copy on the samples with the penalty."""
         model = learner(evidence)
         names = evidence.network.captured.parameters
-        pushed = [_parameters(g, names) for g in prunable(evidence)]
+        pushed = [_parameters(g, names) for g in evidence.groups]
         held = {m.tensor: model.get_parameter(m.tensor) for members in pushed for m in members}
 
         @torch.no_grad()

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from pipeline.errors import UserError
 from pipeline.progress import Progress
+from pipeline.pruning.channels import FIXED, Ids
 from pipeline.pruning.criteria.base import Cost, Criterion, Ranking, ranking
 from pipeline.pruning.depth import sites
 from pipeline.pruning.evidence import Evidence
@@ -45,7 +46,8 @@ class Kl(Criterion):
         network, batches = evidence.watched, evidence.seen.batches
         state = {name: tensor.detach().clone() for name, tensor in evidence.tensors.items()}  # zeroed in place
         runner = Suffixes(network.captured, state)
-        members = {g.name: mask(network, evidence.twin(g)) for g in groups}
+        mixed = mixed_in(network)
+        members = {g.name: mask(evidence.twin(g), mixed) for g in groups}
         firsts = {g.name: runner.first([m.tensor for m in members[g.name]]) for g in groups}
         starts = {name: node for name, node in firsts.items() if node is not None}
         groups = [g for g in groups if g.name in starts]
@@ -92,24 +94,24 @@ def divergence(masked: Tensor, original: Tensor) -> Tensor:
     return (masked.exp() * (masked - original)).sum(1).mean().cpu()
 
 
-def mask(network: Network, group: Group) -> list[Member]:
+def mask(group: Group, mixed: Ids) -> list[Member]:
     """Return what to set to zero: the columns that read the group where all that comes of it goes through them.
 
-    It does not where an op other than those layers runs over channels; then all of the group's slices.
+    It does not where its classes are among those that are `mixed`; then all of the group's slices.
     """
     read = [m for m in group.members if m.role is Role.IN]
-    classes = np.sort(group.classes)
+    return list(group.members) if not read or np.isin(group.classes, mixed).any() else read
+
+
+def mixed_in(network: Network) -> Ids:
+    """Return the classes that ops other than convolutions, linear layers and batch norms run over, ascending."""
+    found = [np.empty(0, np.int64)]
     for node in network.captured.graph.nodes:
-        mixes = node.op == "call_function" and op_name(node) in OVER_CHANNELS - {"batch_norm"}
-        if mixes and any(_carries(network, source, classes) for source in node.all_input_nodes):
-            return list(group.members)
-    return read or list(group.members)
-
-
-def _carries(network: Network, node: object, classes: np.ndarray) -> bool:
-    labels = network.flow.values.get(node)  # type: ignore[call-overload]
-    dims = [ids for ids in labels.dims if ids is not None] if isinstance(labels, Labels) else []
-    return any(np.isin(network.structure.roots[ids[ids >= 0]], classes).any() for ids in dims)
+        if node.op == "call_function" and op_name(node) in OVER_CHANNELS - {"batch_norm"}:
+            for labels in map(network.flow.values.get, node.all_input_nodes):
+                dims = labels.dims if isinstance(labels, Labels) else ()
+                found += [network.structure.roots[ids[ids != FIXED]] for ids in dims if ids is not None]
+    return np.unique(np.concatenate(found))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 from pipeline.pruning.criteria.base import Ranking, ranking, refuse_if_empty
 from pipeline.pruning.evidence import Evidence
 from pipeline.pruning.groups import Group
-from pipeline.pruning.learning import Learning, learner, prunable
+from pipeline.pruning.learning import Learning, learner
 from pipeline.pruning.norms import scale_members, scale_names, scales
 
 
@@ -27,7 +27,7 @@ class Slimming(Learning):
     def learn(self, evidence: Evidence) -> Evidence:
         """Train a copy on the samples with the penalty."""
         names = scale_names(evidence.network.captured)
-        members = [m for g in prunable(evidence) for m in scale_members(g, names)]
+        members = [m for g in evidence.groups for m in scale_members(g, names)]
         if not members:
             raise UserError(_REFUSED)
         model = learner(evidence)
