@@ -15,6 +15,7 @@ from pipeline.progress import Progress
 from pipeline.references import DataSpec, ModelSpec
 from pipeline.report.layers import FIGURE
 from pipeline.store import Artifact
+from pipeline.training.config import unready
 from pipeline.training.stepwise import Schedule
 
 if TYPE_CHECKING:
@@ -206,4 +207,4 @@ def _wrong_schedule(options: Mapping[str, Any]) -> str | None:
         return "schedule: single weights go at once; leave weight out of granularity, or the schedule"
     if schedule.kind == "layerwise" and (options["of"], options["scope"]) != ("channels", "local"):
         return "schedule: layerwise takes one share of the channels of each group; set of: channels, scope: local"
-    return None
+    return f"schedule.finetune: {lacking}" if (lacking := unready(schedule.finetune.devices)) else None
