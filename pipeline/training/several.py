@@ -142,9 +142,7 @@ def _unpacked(parcel: _Parcel) -> Work:
     for path in parcel.files:
         references.import_file(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's own, of a captured graph
-            work: Work = pickle.loads(parcel.content)  # noqa: S301 - bytes of the process that started this one
+        work: Work = pickle.loads(parcel.content)  # noqa: S301 - bytes of the process that started this one
     except (AttributeError, ImportError) as error:
         raise _not_copied(error, "devices: a new process cannot") from error
     return work
@@ -163,6 +161,7 @@ def _attend(rank: int, meeting: _Meeting, parcel: _Parcel, writers: list[Connect
     # From here on Ctrl-C, which a terminal sends to all, and the end of the parent end it without a word.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    warnings.filterwarnings("ignore", r".isinstance\(treespec, LeafSpec\)", FutureWarning)  # torch's, of its own graphs
     relay = Relay(writers[rank])
     try:
         work = _unpacked(parcel)
