@@ -26,7 +26,7 @@ from pipeline.training.several import together
 
 TWO = replace(QUICK, devices=2, batch_size=15)  # one device sees 8 of every batch, the other 7
 PLAIN = replace(DATA, augment=None)
-TAUGHT = Distillation(response=0.5, hard=0.5, feature=1.0, taps=("1",))
+TAUGHT = Distillation(response=0.5, hard=0.5, feature=1.0, taps=("body.1",))
 
 
 class Net(nn.Module):
@@ -46,7 +46,7 @@ def job():
     """A model with half its weights held at zero, and what teaches it."""
     sparse = sparsify(Net(), 0.5, ignore=["spare"])
     hold(sparse.model, sparse.mask)
-    objective = Distilled(replace(TAUGHT, taps=("body.1",)), TWO, sparse.model, Net(12), torch.zeros(2, 1, 8, 8))
+    objective = Distilled(TAUGHT, TWO, sparse.model, Net(12), torch.zeros(2, 1, 8, 8))
     return sparse.model, objective
 
 
