@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CHECKED = 1000  # samples per split that are looked at before work begins
 
+_USER = "edgesmith_user_"  # what the names of users' files begin with, as modules
+
 _DATA: dict[tuple[str, str], Data] = {}
 
 
@@ -148,7 +150,7 @@ def resolve(ref: str, folder: Path) -> Any:
     """Import what `ref` names. Raises UserError if the module or the name does not exist."""
     module_name, name = split(ref)
     if module_name.endswith(".py"):
-        module = _import_file((folder / module_name).resolve())
+        module = import_file((folder / module_name).resolve())
     else:
         _on_path(folder)
         try:
@@ -162,8 +164,9 @@ def resolve(ref: str, folder: Path) -> Any:
     return getattr(module, name)
 
 
-def _import_file(path: Path) -> Any:
-    name = f"edgesmith_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{path.stem}"
+def import_file(path: Path) -> Any:
+    """Import a Python file under a name that follows from its path, once per process. Raises UserError."""
+    name = f"{_USER}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{path.stem}"
     if name in sys.modules:
         return sys.modules[name]
     _on_path(path.parent)  # so that it can import the files beside it
@@ -179,6 +182,12 @@ def _import_file(path: Path) -> Any:
         where = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
         raise UserError(f"{path}{where} cannot be imported: {type(error).__name__}: {error}") from error
     return module
+
+
+def imported_files() -> tuple[Path, ...]:
+    """Return the files that `import_file` has imported here, in that order."""
+    modules = [module for name, module in sys.modules.items() if name.startswith(_USER)]
+    return tuple(Path(module.__file__) for module in modules if module.__file__)
 
 
 def _on_path(folder: Path) -> None:

@@ -70,6 +70,7 @@ def test_a_pruned_model_learns_from_its_source(pruned: tuple[Path, Path, Path], 
     assert not all(torch.equal(plain[name], taught[name]) for name in plain)
     assert figures(tmp_path / "taught")["taps"] == ["2", "5"]
     assert "taps" not in figures(tmp_path / "plain")
+    assert figures(tmp_path / "plain")["devices"] == 1
     assert sorted(p.name for p in (tmp_path / "taught").iterdir()) == sorted(
         p.name for p in (tmp_path / "plain").iterdir()
     )
@@ -101,6 +102,18 @@ def test_wrong_distillation_is_one_line(pruned: tuple[Path, Path, Path], given: 
         recipe.load(pruned[0], [f"stages.finetune.distill={given}"])
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_several_devices_without_lightning_are_refused_before_any_work(
+    pruned: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.extras.find_spec", lambda name: None)
+    command = r"devices: 3 needs lightning_fabric: pip install 'edgesmith\[fabric\]'"
+    with pytest.raises(UserError, match=rf"stages\.finetune: {command}"):
+        recipe.load(pruned[0], ["stages.finetune.devices=3"])
+    with pytest.raises(UserError, match=rf"stages\.prune: schedule\.finetune: {command}"):
+        recipe.load(pruned[0], ["stages.prune.schedule={finetune: {epochs: 1, devices: 3}}"])
+    assert recipe.load(pruned[0], ["stages.finetune.devices=auto"]).options("finetune")["devices"] == "auto"
 
 
 def test_the_verb_finds_the_teacher_without_being_told(pruned: tuple[Path, Path, Path]) -> None:

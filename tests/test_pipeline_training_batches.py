@@ -47,6 +47,23 @@ def test_each_step_draws_its_own_augmentation():
     assert len(set(drawn)) == 6
 
 
+@given(n=st.integers(4, 40), batch_size=st.integers(4, 50), size=st.integers(1, 4))
+def test_the_shares_of_a_batch_are_all_of_it_and_as_large_as_can_be(n, batch_size, size):
+    whole = Batches(make(n), batch_size, 0)
+    shares = [Batches(make(n), batch_size, 0, share=(rank, size)) for rank in range(size)]
+    for step in range(3):
+        drawn = [share[step][1] for share in shares]
+        assert sorted(np.concatenate(drawn)) == sorted(whole[step][1])
+        assert {len(part) for part in drawn} <= {whole.batch_size // size, -(-whole.batch_size // size)}
+
+
+def test_each_share_draws_its_own_numbers_and_the_first_those_of_one_device():
+    data = make(8, lambda x, rng: rng.random(x.shape, np.float32))
+    whole, first, second = (Batches(data, 4, 0, share=share)[3][0] for share in ((0, 1), (0, 2), (1, 2)))
+    assert np.array_equal(first, whole[:2])
+    assert not np.array_equal(first, second)
+
+
 def test_an_error_in_the_background_reaches_the_caller():
     def broken(x, rng):
         raise ZeroDivisionError("in augment")

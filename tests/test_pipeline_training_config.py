@@ -30,6 +30,9 @@ from pipeline.training.config import Training
         ("mixup", -0.1),
         ("cutmix", float("nan")),
         ("ema", 1.0),
+        ("devices", 0),
+        ("devices", "all"),
+        ("devices", True),
     ],
 )
 def test_impossible_settings_are_one_line_with_the_key(field, value):
@@ -39,6 +42,7 @@ def test_impossible_settings_are_one_line_with_the_key(field, value):
 
 
 def test_what_a_recipe_says_is_what_trains():
-    given = {"epochs": 3, "lr": 1, "epoch_size": 512, "precision": "bf16"}
+    given = {"epochs": 3, "lr": 1, "epoch_size": 512, "precision": "bf16", "devices": 4}
     config = Training(**values(validate(model_of(Training), given, Where("r.yaml"))))
     assert config == replace(Training(), **given)
+    assert validate(model_of(Training), {"devices": "auto"}, Where("r.yaml")).devices == "auto"

@@ -23,6 +23,48 @@ def test_a_device_that_is_not_there_is_one_line(name):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("devices", "accelerator", "there", "expected"),
+    [
+        ("auto", "auto", 0, 1),
+        ("auto", "auto", 3, 3),
+        ("auto", "cpu", 3, 1),
+        ("auto", "cuda", 3, 3),
+        ("auto", "cuda:1", 3, 1),
+        (1, "auto", 3, 1),
+        (2, "auto", 3, 2),
+        (5, "cpu", 3, 5),
+        (2, "auto", 0, 2),
+        (1, "cuda:1", 3, 1),
+    ],
+)
+def test_how_many_devices(monkeypatch, devices, accelerator, there, expected):
+    see(monkeypatch, there)
+    assert d.resolve_count(devices, accelerator) == expected
+
+
+@pytest.mark.parametrize(
+    ("devices", "accelerator", "message"),
+    [
+        (4, "auto", "^devices: 4, but CUDA sees 3 here; use auto, or at most 3$"),
+        (4, "cuda", "^devices: 4, but CUDA sees 3 here"),
+        (2, "cuda:1", "^devices: 2, but accelerator 'cuda:1' is one device; use cuda, cpu or auto$"),
+        (2, "meta", "^devices: 2, but accelerator 'meta' is one device"),
+    ],
+)
+def test_devices_that_are_not_there(monkeypatch, devices, accelerator, message):
+    see(monkeypatch, 3)
+    with pytest.raises(UserError, match=message):
+        d.resolve_count(devices, accelerator)
+
+
+def see(monkeypatch, there):
+    """Make it a machine with so many GPUs, which cannot compute."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    monkeypatch.setattr(torch, "empty", lambda size, device: None)
+
+
 @pytest.mark.parametrize("supported", [True, False])
 def test_auto_precision_asks_the_cpu(monkeypatch, supported):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": supported})

@@ -112,11 +112,21 @@ def hold(model: nn.Module, mask: Mapping[str, Tensor]) -> list[RemovableHandle]:
     parameters = dict(model.named_parameters())
 
     def dropping(stays: Tensor, parameter: Tensor) -> RemovableHandle:
-        on_device = stays.to(parameter.device)
-        handle: RemovableHandle = parameter.register_hook(lambda g: g * on_device)  # type: ignore[no-untyped-call]
+        handle: RemovableHandle = parameter.register_hook(_Dropping(stays))  # type: ignore[no-untyped-call]
         return handle
 
     return [dropping(stays, parameters[name]) for name, stays in mask.items() if parameters[name].requires_grad]
+
+
+class _Dropping:
+    """A hook that sets gradients to zero where `stays` is False, on whichever device the model trains."""
+
+    def __init__(self, stays: Tensor) -> None:
+        self.stays = stays
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        self.stays = self.stays.to(gradient.device)
+        return gradient * self.stays
 
 
 def _checked(ratio: float, scope: str, pattern: str | None) -> tuple[int, int] | None:

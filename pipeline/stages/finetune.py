@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from pipeline.core import PREVIOUS, Stage
 from pipeline.progress import Progress
 from pipeline.references import DataSpec, ModelSpec
 from pipeline.store import Artifact
-from pipeline.training.config import Distillation, Training
+from pipeline.training.config import Distillation, Training, unready
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,9 +41,15 @@ class Finetune(Training, Stage):
         """The teacher is read where there is one."""
         return (PREVIOUS, SOURCE) if self.distill else (PREVIOUS,)
 
+    @classmethod
+    def wrong(cls, options: Mapping[str, Any]) -> str | None:
+        """Packages that are not installed."""
+        return unready(options["devices"]) or None
+
     def run(self, inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> None:
         """Write the trained model's folder. Interrupted, the next run goes on after the last whole epoch."""
         from pipeline import checkpoint
+        from pipeline.training.device import resolve_count
         from pipeline.training.loop import fit
 
         model, plans = checkpoint.load(inputs[PREVIOUS].path, self.model, self.data)
@@ -56,6 +62,7 @@ class Finetune(Training, Stage):
         best = history.epochs[history.best] if history.epochs else None
         figures = {
             "epochs": len(history.epochs),
+            "devices": resolve_count(self.devices, self.accelerator),
             "best_epoch": history.best + 1 if best else 0,
             "validation_top1": best.validation.top1 if best else None,
             "loss": [epoch.loss for epoch in history.epochs],

@@ -16,6 +16,7 @@ from pipeline.references import DataSpec, ModelSpec
 from pipeline.report.layers import FIGURE
 from pipeline.stages._rounding import Rounds
 from pipeline.store import Artifact
+from pipeline.training.config import unready
 from pipeline.training.stepwise import Schedule
 
 if TYPE_CHECKING:
@@ -213,4 +214,4 @@ def _wrong_schedule(options: Mapping[str, Any]) -> str | None:
         if whole := granularity & {"block", "layer"}:
             named = " and ".join(sorted(whole))
             return f"schedule: layerwise takes channels; leave {named} out of granularity, or choose another kind"
-    return None
+    return f"schedule.finetune: {lacking}" if (lacking := unready(schedule.finetune.devices)) else None

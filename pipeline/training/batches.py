@@ -18,11 +18,15 @@ _ORDER, _AUGMENT, _MIX = 0, 1, 2  # independent random streams of one seed
 class Batches:
     """An endless stream of reshuffled passes over the training split, cut into equal batches.
 
-    Every random number depends on the seed and on the step alone, so there is no generator state to save.
+    Every random number depends on the seed and on the step alone, so there is no generator state to save. Of
+    `share` (i, n) only every n-th sample of each batch is read, augmented and mixed, from the i-th on, with random
+    numbers of its own.
     """
 
-    def __init__(self, data: Data, batch_size: int, seed: int, mix: Mix | None = None) -> None:
-        self.data, self.seed, self.mix = data, seed, mix
+    def __init__(
+        self, data: Data, batch_size: int, seed: int, mix: Mix | None = None, share: tuple[int, int] = (0, 1)
+    ) -> None:
+        self.data, self.seed, self.mix, self.share = data, seed, mix, share
         self.n = len(data.train)
         self.batch_size = min(batch_size, self.n)
 
@@ -30,11 +34,19 @@ class Batches:
         """Return the augmented batch of a step: inputs `(N, ...)`, and labels `(N,)` or mixed ones `(N, classes)`."""
         x, y = self.data.train[self.indices(step)]
         if self.data.augment is not None:
-            x = self.data.augment(x, np.random.default_rng((self.seed, _AUGMENT, step)))
-        return self.mix(x, y, np.random.default_rng((self.seed, _MIX, step))) if self.mix else (x, y)
+            x = self.data.augment(x, self._random(_AUGMENT, step))
+        return self.mix(x, y, self._random(_MIX, step)) if self.mix else (x, y)
 
     def indices(self, step: int) -> NDArray[np.int64]:
-        """Return which samples the batch of a step is made of."""
+        """Return which samples the batch of a step, or the share of it, is made of."""
+        first, every = self.share
+        return self._whole(step)[first::every]
+
+    def _random(self, stream: int, step: int) -> np.random.Generator:
+        first = self.share[0]
+        return np.random.default_rng((self.seed, stream, step, first) if first else (self.seed, stream, step))
+
+    def _whole(self, step: int) -> NDArray[np.int64]:
         number, start = divmod(step * self.batch_size, self.n)
         stop = start + self.batch_size  # at most one pass further, as no batch is larger than a pass
         here = _order(self.seed, number, self.n)[start:stop]

@@ -1,12 +1,25 @@
 """How to train, as a recipe says it. No torch here: recipes are read without it."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainValidator
+
+from pipeline.extras import missing
 
 Precision = Literal["auto", "f32", "bf16", "f16"]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _devices(value: Any) -> Any:
+    """Check in one go: pydantic's complaint about a union names its members as if they were keys."""
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError("should be auto or a number of devices from 1")
+
+
+_Shown = Literal["auto"] | Annotated[int, Field(ge=1)]
+Devices = Annotated[Literal["auto"] | int, PlainValidator(_devices, json_schema_input_type=_Shown)]
 
 
 @dataclass(frozen=True)
@@ -46,11 +59,19 @@ class Training:
         Precision, Field(description="of the arithmetic; weights stay f32. auto: bf16 where hardware has it; f16: GPU")
     ] = "auto"
     accelerator: Annotated[str, Field(description="auto, cpu, cuda or cuda:N")] = "auto"
+    devices: Annotated[
+        Devices, Field(description="that share every batch; auto: all GPUs, or one CPU. Several need edgesmith[fabric]")
+    ] = 1
 
     @property
     def window(self) -> range:
         """The epochs to run."""
         return range(self.epochs)
+
+
+def unready(devices: Devices) -> str:
+    """Say what training on `devices` lacks here; empty for nothing, and for "auto", which asks the machine later."""
+    return missing(f"devices: {devices}", "fabric", "lightning_fabric") if devices not in ("auto", 1) else ""
 
 
 @dataclass(frozen=True)

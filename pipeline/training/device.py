@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
-from pipeline.training.config import Precision
+from pipeline.training.config import Devices, Precision
 
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
@@ -22,6 +22,19 @@ def resolve_device(name: str) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise UserError(f"accelerator: {name!r} cannot be used here ({reason}); try auto or cpu") from error
     return device
+
+
+def resolve_count(devices: Devices, accelerator: str) -> int:
+    """Return how many devices train together; "auto" is every GPU there is, or one CPU. Raises UserError."""
+    device = resolve_device(accelerator)
+    several = device.type == "cuda" and device.index is None
+    if devices == "auto":
+        return torch.cuda.device_count() if several else 1
+    if devices > 1 and not (several or device == torch.device("cpu")):
+        raise UserError(f"devices: {devices}, but accelerator {accelerator!r} is one device; use cuda, cpu or auto")
+    if several and devices > (there := torch.cuda.device_count()):
+        raise UserError(f"devices: {devices}, but CUDA sees {there} here; use auto, or at most {there}")
+    return devices
 
 
 def resolve_dtype(precision: Precision, device: torch.device) -> torch.dtype:

@@ -1,12 +1,11 @@
 """The training loop: validated every epoch, best epoch kept, interruptible, resumed bit for bit."""
 
-import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,34 +16,19 @@ from pipeline.progress import SILENT, Bar, Progress
 from pipeline.training import state
 from pipeline.training.batches import Batches
 from pipeline.training.config import Training
-from pipeline.training.device import device_of, place, resolve_device, resolve_dtype, to_device
-from pipeline.training.evaluate import Score, evaluate
+from pipeline.training.device import device_of, place, resolve_count, resolve_device, resolve_dtype, to_device
+from pipeline.training.evaluate import evaluate
+from pipeline.training.job import BEST, LAST, Epoch, History, Job
 from pipeline.training.mixing import mixer
 from pipeline.training.objective import CrossEntropy, Objective
 from pipeline.training.optim import average, optimizer
 from pipeline.training.schedule import rate
+from pipeline.training.several import together
+from pipeline.training.team import Alone, Team
 
-LAST, BEST = "last.safetensors", "best.safetensors"
+_APART = 1_000_003  # between the seeds of two devices: no run has so many epochs
 
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave."""
-
-    loss: float  # mean over its steps
-    validation: Score
-
-
-@dataclass(frozen=True)
-class History:
-    """Every epoch of a run, and which one was kept."""
-
-    epochs: tuple[Epoch, ...] = ()
-
-    @property
-    def best(self) -> int:
-        """Index of the epoch with the highest validation top-1; the last of equal ones."""
-        return max(range(len(self.epochs)), key=lambda i: (self.epochs[i].validation.top1, i))
+_Hooks = Mapping[str, tuple[Callable[[Tensor], Tensor | None], ...]]
 
 
 def fit(
@@ -60,14 +44,18 @@ def fit(
     `folder` receives a checkpoint after every epoch, and a call with the same folder goes on from there: the
     result equals that of an uninterrupted run bit for bit. `objective` replaces cross entropy; it moves to where
     training is, and what it trains is part of the checkpoint. Of a `Part`, its epochs run, with the learning rates,
-    batches and random numbers that they have in the whole. The model is back on its device at the end, in
-    evaluation mode. Raises UserError for a loss that diverges, and for a folder of another training.
+    batches and random numbers that they have in the whole. On several devices each is a process that takes its
+    share of every batch; gradients are averaged, and BatchNorm sees its share alone. The model is back on its
+    device at the end, in evaluation mode. Raises UserError for a loss that diverges, for a folder of another
+    training, and for devices that are not there.
     """
     home = device_of(model)
-    run = _Run(model, data, config, folder, objective or CrossEntropy(config.label_smoothing))
-    history = run.resume()
-    for epoch in config.window[len(history.epochs) :]:
-        history = run.epoch(epoch, history, progress)
+    config = replace(config, devices=resolve_count(config.devices, config.accelerator))
+    job = Job(model, data, config, folder, objective or CrossEntropy(config.label_smoothing))
+    if config.devices == 1:
+        history = _train(job, Alone(resolve_device(config.accelerator)), progress)
+    else:
+        history = _train_on_several(job, progress)
     if history.epochs:
         model.load_state_dict(state.load(folder / BEST)[0])
     place(model, home, torch.contiguous_format)
@@ -75,14 +63,64 @@ def fit(
     return history
 
 
-class _Run:
-    """One training: the optimizer, the batches, and the checkpoints of a folder."""
+def _train(job: Job, team: Team, progress: Progress) -> History:
+    """Run the epochs that are left."""
+    run = _Run(job, team)
+    history = run.resume()
+    for epoch in job.config.window[len(history.epochs) :]:
+        history = run.epoch(epoch, history, progress)
+    return history
 
-    def __init__(self, model: nn.Module, data: Data, config: Training, folder: Path, objective: Objective) -> None:
-        self.model, self.data, self.config, self.folder = model, data, config, folder
-        self.objective = objective
-        self.identity = _identity(model, data, config, objective)
-        self.device = resolve_device(config.accelerator)
+
+def _train_on_several(job: Job, progress: Progress) -> History:
+    """Run the epochs that are left in a process per device; what they give is in the folder."""
+    identity, devices = job.identity, job.devices
+    _, header = job.last(identity)
+    if len(History.of(header).epochs) < len(job.config.window):
+        batch = min(job.config.batch_size, len(job.data.train))
+        if batch < devices:
+            raise UserError(f"devices: {devices} cannot share batches of {batch}; raise batch_size, or lower devices")
+        hooks = {name: tuple((p._backward_hooks or {}).values()) for name, p in job.model.named_parameters()}
+        kind = resolve_device(job.config.accelerator).type
+        place(job.model, torch.device("cpu"), torch.contiguous_format)
+        place(job.objective, torch.device("cpu"), torch.contiguous_format)
+        try:
+            together(partial(_take_part, job, hooks), devices, kind, progress)
+        finally:
+            state.sweep(job.folder)
+    parts, header = job.last(identity)
+    job.objective.load_state_dict(parts.get("objective", {}), strict=False)
+    return History.of(header)
+
+
+def _take_part(job: Job, hooks: _Hooks, team: Team, progress: Progress) -> None:
+    """Train in a process of its own, where a copy of the model has come without the hooks of its parameters."""
+    for name, parameter in job.model.named_parameters():
+        for hook in hooks[name]:
+            parameter.register_hook(hook)  # type: ignore[no-untyped-call]
+    _train(job, team, progress)
+
+
+class _Loss(nn.Module):
+    """Objective and model as one module, so that a team averages the gradients of both."""
+
+    def __init__(self, objective: Objective, model: nn.Module) -> None:
+        super().__init__()
+        self.objective, self.model = objective, model
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        loss: Tensor = self.objective(self.model, x, y)
+        return loss
+
+
+class _Run:
+    """One training, as one device of a team runs it: the optimizer, the batches, the checkpoints of a folder."""
+
+    def __init__(self, job: Job, team: Team) -> None:
+        self.job, self.model, self.data, self.config = job, job.model, job.data, job.config
+        self.objective, self.team, self.device = job.objective, team, team.device
+        self.identity = job.identity
+        model, objective, config = job.model, job.objective, job.config
         self.dtype = resolve_dtype(config.precision, self.device)
         place(model, self.device, torch.channels_last)
         place(objective, self.device, torch.channels_last)
@@ -91,8 +129,10 @@ class _Run:
         self.optimizer = optimizer(config, self.trained.values())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         self.average = average(model, config.ema)
-        self.batches = Batches(data, config.batch_size, config.seed, mixer(config, len(data.classes)))
-        self.steps = max(1, round((config.epoch_size or len(data.train)) / self.batches.batch_size))
+        mix = mixer(config, len(self.data.classes))
+        self.batches = Batches(self.data, config.batch_size, config.seed, mix, (team.rank, team.size))
+        self.steps = max(1, round((config.epoch_size or len(self.data.train)) / self.batches.batch_size))
+        self.loss = team.joined(_Loss(objective, model))
 
     @property
     def kept(self) -> nn.Module:
@@ -101,17 +141,10 @@ class _Run:
 
     def resume(self) -> History:
         """Take up the folder's last checkpoint, if it has one."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / LAST
-        if not path.exists():
+        self.job.folder.mkdir(parents=True, exist_ok=True)
+        parts, header = self.job.last(self.identity)
+        if not parts:
             return History()
-        tensors, header = state.load(path)
-        if header["identity"] != self.identity:
-            raise UserError(
-                f"{path}: comes from a training with other settings, data or start weights; "
-                "give another folder, or remove this one to start over"
-            )
-        parts = state.split(tensors)
         self.model.load_state_dict(parts["model"])
         self.objective.load_state_dict(parts.get("objective", {}), strict=False)  # a teacher is not in there
         state.restore_optimizer(self.trained, self.optimizer, parts.get("optimizer", {}))
@@ -119,13 +152,15 @@ class _Run:
             self.average.load_state_dict(parts["ema"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(header["scaler"])
-        return _history(header)
+        return History.of(header)
 
     def epoch(self, epoch: int, history: History, progress: Progress) -> History:
-        """Train and validate one epoch, then put it on disk."""
+        """Train one epoch; the first of the team validates it, then puts it on disk."""
         with progress.bar(f"epoch {epoch + 1}/{self.config.epochs}", self.steps) as bar:
             known = f"  validation {history.epochs[-1].validation.top1:.2%}" if history.epochs else ""
             loss = self._train(epoch, bar, known)
+            if self.team.rank:
+                return history
             score = evaluate(self.kept, self.data.validation)
             self._check(score.loss, "validation loss", (epoch + 1) * self.steps - 1)
             bar.advance(0, f"loss {loss:.3f}  validation {score.top1:.2%}")
@@ -139,7 +174,8 @@ class _Run:
         first = epoch * self.steps
         self.model.train()
         with ExitStack() as stack:
-            stack.enter_context(_reproducible(self.config.seed + epoch, self.device))
+            seed = self.config.seed + epoch + _APART * self.team.rank
+            stack.enter_context(_reproducible(seed, self.device))
             # Closed at once on Ctrl-C, not when the traceback that holds it is dropped.
             stream = stack.enter_context(closing(self.batches.stream(first, first + self.steps)))
             for step, (x, y) in enumerate(stream, first):
@@ -150,18 +186,20 @@ class _Run:
         return total / self.steps
 
     def _step(self, step: int, x: Tensor, y: Tensor) -> float:
-        """Take one step down the gradient; return the loss."""
+        """Take one step down the team's gradient; return its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.config, step, self.steps)
         self.optimizer.zero_grad()
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            loss: Tensor = self.objective(self.model, x, y)
+            loss: Tensor = self.loss(x, y)
+        # Shares of a batch may differ by a sample; so weighted their mean over the team is that over the batch.
+        loss = loss * (len(x) * self.team.size / self.batches.batch_size)
         torch.autograd.backward(self.scaler.scale(loss))
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.model)
-        return loss.item()
+        return self.team.mean(loss.detach()).item()
 
     def _check(self, loss: float, name: str, step: int) -> None:
         """Refuse to go on from a loss that is no number."""
@@ -175,29 +213,14 @@ class _Run:
         """Write the best weights first: a run killed in between repeats its epoch and writes them again."""
         header = {"identity": self.identity, "epochs": [asdict(epoch) for epoch in history.epochs]}
         if history.best == len(history.epochs) - 1:
-            state.save(self.folder / BEST, self.kept.state_dict(), header)
+            state.save(self.job.folder / BEST, self.kept.state_dict(), header)
         parts = {
             "model": self.model.state_dict(),
             "objective": self.objective.trained(),
             "optimizer": state.of_optimizer(self.trained, self.optimizer),
             "ema": self.average.state_dict() if self.average is not None else {},
         }
-        state.save(self.folder / LAST, state.joined(parts), {**header, "scaler": self.scaler.state_dict()})
-
-
-def _history(header: dict[str, Any]) -> History:
-    """Read the epochs out of a checkpoint's header."""
-    return History(tuple(Epoch(e["loss"], Score(**e["validation"])) for e in header["epochs"]))
-
-
-def _identity(model: nn.Module, data: Data, config: Training, objective: Objective) -> str:
-    """Return a digest of what a run starts from: settings, start weights, size of the data."""
-    descended = (type(objective).__qualname__, objective.extra_repr())
-    h = hashlib.sha256(repr((config, len(data.train), len(data.validation), descended)).encode())
-    for name, tensor in (*model.state_dict().items(), *objective.state_dict().items()):
-        h.update(name.encode())
-        h.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return h.hexdigest()
+        state.save(self.job.folder / LAST, state.joined(parts), {**header, "scaler": self.scaler.state_dict()})
 
 
 @contextmanager

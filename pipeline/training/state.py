@@ -46,6 +46,12 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path}: not a training checkpoint ({error}); {_FIX}") from error
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote has left in `folder`."""
+    for path in folder.glob("*.safetensors.*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def joined(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Return the tensors of all parts in one, named "part.name"."""
     return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
