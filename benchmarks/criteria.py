@@ -4,8 +4,10 @@ For every criterion, share of multiply-accumulates removed and seed: top-1 on te
 statistics are measured anew, and, at one of the shares, after a short finetune. A seed chooses the images that are
 scored on, the scores of `random`, and the order of the finetune. All are cut to the same widths, which do not depend
 on the criterion (scope local); Torch-Pruning is given these widths. "scratch" is the pruned network trained from new
-weights on as many images as the finetune sees. Learning criteria train for one pass over 4,096 images first, gates over
-512; kl scores on 64 images, the others on 256. Results are kept after every cell: run again to go on.
+weights on as many images as the finetune sees, "whole" the network that is pruned. Some are finetuned a second time,
+with distillation from it. Learning criteria train for one pass over 4,096 images first, gates over 512; kl scores on 64
+images, the others on 256. What scoring takes is in seconds of one processor. Results are kept after every criterion and
+seed: run again to go on.
 
     python benchmarks/criteria.py [--criteria l1 taylor …] [--seeds N] [--jobs N] [--json FILE] [--markdown FILE]
 
@@ -14,29 +16,28 @@ Torch-Pruning takes part where it is installed: `pip install '.[bench]'`.
 
 import argparse
 import json
-import math
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import criteria_peer
+from benchmarks.criteria_table import Cell, markdown, rows, table
 from pipeline.checkpoint import load_weights
 from pipeline.data.base import Data, Split
 from pipeline.data.fashion_mnist import load
@@ -45,7 +46,8 @@ from pipeline.plugins import names
 from pipeline.pruning import PruneResult, Samples, prune, score
 from pipeline.pruning.ranking import CRITERIA, criterion_of
 from pipeline.training.batchnorm import recalibrate
-from pipeline.training.config import Training
+from pipeline.training.config import Distillation, Training
+from pipeline.training.distill import Distilled
 from pipeline.training.evaluate import evaluate
 from pipeline.training.loop import fit
 
@@ -58,9 +60,8 @@ SHORT = Training(epochs=1, batch_size=128, lr=0.02, warmup=0.0, label_smoothing=
 # learning criteria see more images; kl, which runs part of the network per channel, fewer
 IMAGES = {"kl": 64, "gates": 512, "slimming": 4096, "group_sparse": 4096}
 OPTIONS: dict[str, dict[str, Any]] = {name: {"epochs": 1} for name in ("gates", "slimming", "group_sparse")}
-T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # Student's t, two-sided 95%, by number of seeds
-
-Cell = dict[str, Any]
+DISTILLED = ("l1", "lasso")  # what is also finetuned with a teacher
+TAUGHT = Distillation(response=0.9, hard=0.1)
 
 
 @dataclass(frozen=True)
@@ -94,19 +95,20 @@ def main() -> None:
                 keep(args.json, found)
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on from here" if args.json else "interrupted")
-    lines = rows(found)
-    console.print(table(lines))
+    lines = rows(found, SHARES, TRAINED_AT)
+    console.print(table(lines, SHARES, TRAINED_AT))
     if args.markdown:
-        args.markdown.write_text(markdown(lines), encoding="utf-8")
+        args.markdown.write_text(markdown(lines, SHARES, TRAINED_AT), encoding="utf-8")
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--criteria", nargs="+", default=names(CRITERIA), choices=names(CRITERIA))
+    parser.add_argument("--engines", nargs="+", default=["edgesmith", "torch-pruning"], metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of one thread at a time")
-    parser.add_argument("--images", type=int, default=4000, help="that a finetune sees")
+    parser.add_argument("--images", type=int, default=2000, help="that a finetune sees")
     parser.add_argument("--tested", type=int, default=1000, help="test images that top-1 is of")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where results are kept")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="where the table goes as Markdown")
@@ -116,7 +118,8 @@ def arguments() -> argparse.Namespace:
 def jobs(args: argparse.Namespace) -> list[Job]:
     """All that is to be done, the seeds of a criterion apart, so that a run cut short has the first seed of all."""
     peers = [("torch-pruning", name) for name in criteria_peer.NAMES] if find_spec("torch_pruning") else []
-    engines = [("edgesmith", name) for name in args.criteria] + peers + [("edgesmith", "scratch")]
+    ours = [("edgesmith", name) for name in ("whole", "scratch", *args.criteria)]
+    engines = [(e, name) for e, name in ours + peers if e in args.engines]
     return [Job(e, name, seed, args.images, args.tested) for seed in range(args.seeds) for e, name in engines]
 
 
@@ -143,6 +146,8 @@ def run(job: Job) -> list[Cell]:
     torch.set_num_threads(1)
     data = load()
     start_s = time.perf_counter()
+    if job.criterion == "whole":
+        return [{"whole": evaluate(dense(), Part(data.test, job.tested)).top1}]
     pruned = scratch if job.criterion == "scratch" else ours if job.engine == "edgesmith" else criteria_peer.peer
     return [
         {"share": share, "score_s": score_s, **measured(model, data, job, share, rounds)}
@@ -160,9 +165,9 @@ def ours(job: Job, data: Data, model: nn.Module) -> Iterator[Cut]:
         {"seed": job.seed} if "seed" in getattr(criterion_of(job.criterion, {}), "__dataclass_fields__", {}) else {}
     )
     settings: dict[str, Any] = {"criterion": job.criterion, "criterion_options": options}
-    start_s = time.perf_counter()
+    start_s = time.process_time()
     scored = score(model, example(), seen, **settings)
-    took_s = time.perf_counter() - start_s
+    took_s = time.process_time() - start_s
     for share in SHARES:
         cut = prune(model, example(), samples=seen, scored=scored, ratio=share, target="macs", **settings)
         yield share, cut.model, took_s, True
@@ -190,12 +195,22 @@ def measured(model: nn.Module, data: Data, job: Job, share: float, recalibrated:
         recalibrate(model, data.train, 8, seed=job.seed)
         cell["recalibrated"] = evaluate(model, tested).top1
     if share == TRAINED_AT:
-        small = replace(data, validation=Part(data.validation, 500))
-        config = replace(SHORT, epoch_size=job.images, seed=job.seed)
-        with tempfile.TemporaryDirectory() as folder:
-            fit(model, small, config, Path(folder))
+        taught = deepcopy(model) if job.criterion in DISTILLED and job.engine == "edgesmith" else None
+        train(model, data, job)
         cell["trained"] = evaluate(model, tested).top1
+        if taught is not None:
+            train(taught, data, job, TAUGHT)
+            cell["distilled"] = evaluate(taught, tested).top1
     return cell
+
+
+def train(model: nn.Module, data: Data, job: Job, distillation: Distillation | None = None) -> None:
+    """Finetune in place, for one pass."""
+    small = replace(data, validation=Part(data.validation, 500))
+    config = replace(SHORT, epoch_size=job.images, seed=job.seed)
+    objective = Distilled(distillation, config, model, dense(), example()) if distillation else None
+    with tempfile.TemporaryDirectory() as folder:
+        fit(model, small, config, Path(folder), objective=objective)
 
 
 @dataclass(frozen=True)
@@ -228,53 +243,6 @@ def samples(data: Data, seed: int, n: int) -> Samples:
     """Images of the training split, other ones for every seed."""
     x, y = data.train[np.random.default_rng(seed).permutation(len(data.train))[:n]]
     return Samples.of(torch.from_numpy(x), torch.from_numpy(y), batch_size=64)
-
-
-def rows(found: dict[str, Any]) -> list[list[str]]:
-    """One line per engine and criterion."""
-    lines = []
-    kinds = dict.fromkeys(key.rpartition(":")[0] for key in found)
-    for kind in kinds:
-        runs = [cells for key, cells in found.items() if key.rpartition(":")[0] == kind]
-        cells = [c for run in runs for c in run if "share" in c]
-        engine, _, name = kind.partition(":")
-        line = [engine, name, f"{mean(c['score_s'] for c in cells):.1f}"]
-        for share in SHARES:
-            for what in ("cut", "recalibrated"):
-                line.append(interval([c[what] for c in cells if c["share"] == share and what in c]))
-        lines.append([*line, interval([c["trained"] for c in cells if "trained" in c])])
-    return sorted(lines, key=lambda line: (line[-1] == "–", -float(line[-1].split(" ")[0] if line[-1] != "–" else 0)))
-
-
-def interval(values: list[float]) -> str:
-    """The mean in percent, and half of its 95% interval over seeds."""
-    if not values:
-        return "–"
-    half = T95.get(len(values), 2.0) * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return f"{mean(values):.1%}"[:-1] + (f" ± {half:.1%}"[:-1] if len(values) > 1 else "")
-
-
-COLUMNS = (
-    "engine",
-    "criterion",
-    "scoring s",
-    *(f"{share:.0%} {what}" for share in SHARES for what in ("cut", "BN")),
-    f"{TRAINED_AT:.0%} trained",
-)
-
-
-def table(lines: list[list[str]]) -> Table:
-    """The results on a terminal."""
-    made = Table(*COLUMNS, title="top-1 in %, mean ± half of the 95% interval over seeds")
-    for line in lines:
-        made.add_row(*line)
-    return made
-
-
-def markdown(lines: list[list[str]]) -> str:
-    """The results for the docs."""
-    head = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}\n"
-    return head + "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":
