@@ -73,6 +73,7 @@ class Job:
     seed: int
     images: int  # of the finetune
     tested: int
+    shares: tuple[float, ...] = SHARES
 
     @property
     def key(self) -> str:
@@ -95,10 +96,10 @@ def main() -> None:
                 keep(args.json, found)
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on from here" if args.json else "interrupted")
-    lines = rows(found, SHARES, TRAINED_AT)
-    console.print(table(lines, SHARES, TRAINED_AT))
+    lines = rows(found, args.shares, TRAINED_AT)
+    console.print(table(lines, args.shares, TRAINED_AT))
     if args.markdown:
-        args.markdown.write_text(markdown(lines, SHARES, TRAINED_AT), encoding="utf-8")
+        args.markdown.write_text(markdown(lines, args.shares, TRAINED_AT), encoding="utf-8")
 
 
 def arguments() -> argparse.Namespace:
@@ -107,6 +108,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--criteria", nargs="+", default=names(CRITERIA), choices=names(CRITERIA))
     parser.add_argument("--engines", nargs="+", default=["edgesmith", "torch-pruning"], metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the MACs, that go")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes of one thread at a time")
     parser.add_argument("--images", type=int, default=2000, help="that a finetune sees")
     parser.add_argument("--tested", type=int, default=1000, help="test images that top-1 is of")
@@ -120,7 +122,8 @@ def jobs(args: argparse.Namespace) -> list[Job]:
     peers = [("torch-pruning", name) for name in criteria_peer.NAMES] if find_spec("torch_pruning") else []
     ours = [("edgesmith", name) for name in ("whole", "scratch", *args.criteria)]
     engines = [(e, name) for e, name in ours + peers if e in args.engines]
-    return [Job(e, name, seed, args.images, args.tested) for seed in range(args.seeds) for e, name in engines]
+    todo = ((seed, *which) for seed in range(args.seeds) for which in engines)
+    return [Job(e, name, seed, args.images, args.tested, tuple(args.shares)) for seed, e, name in todo]
 
 
 def finished(todo: list[Job], processes: int) -> Iterator[tuple[Job, list[Cell]]]:
@@ -168,7 +171,7 @@ def ours(job: Job, data: Data, model: nn.Module) -> Iterator[Cut]:
     start_s = time.process_time()
     scored = score(model, example(), seen, **settings)
     took_s = time.process_time() - start_s
-    for share in SHARES:
+    for share in job.shares:
         cut = prune(model, example(), samples=seen, scored=scored, ratio=share, target="macs", **settings)
         yield share, cut.model, took_s, True
 

@@ -13,9 +13,9 @@ NAMES = ("l1", "l2", "bn_scale", "fpgm", "taylor", "lamp")
 
 def peer(job: Any, data: Any, model: nn.Module) -> Iterator[Any]:
     """Prune copies of the model to the widths that ours get."""
-    from benchmarks.criteria import SCORED_ON, SHARES, dense, samples, widths
+    from benchmarks.criteria import SCORED_ON, dense, samples, widths
 
-    for share in SHARES:
+    for share in job.shares:
         wanted = {g.name: g.after for g in widths(model, share).plan.groups}
         pruned = dense()
         start_s = time.process_time()
