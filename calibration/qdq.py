@@ -1,6 +1,6 @@
 """Writes quantize/dequantize pairs and int8 weights into a graph, once it is decided where."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def write_pairs(
     In place. `with_weights` names the first outputs of the nodes whose second input becomes int8. Graph
     outputs keep the float tensor; float weights that nobody reads any more are removed.
     """
-    params = _params(index(graph).producer, tensors, scheme)
+    params = _params(graph, tensors, scheme)
     writer = _Writer(graph, params, scheme)
     for value in graph.input:
         writer.pair(value.name)
@@ -53,10 +53,9 @@ def write_pairs(
     drop_unread_initializers(graph)
 
 
-def _params(
-    producer: Mapping[str, NodeProto], tensors: Mapping[str, TensorRange], scheme: Scheme
-) -> dict[str, QParams]:
-    """Scale and zero point per tensor; one that only rearranges another quantized tensor shares its own."""
+def origins(graph: GraphProto, tensors: Collection[str]) -> dict[str, str]:
+    """Return the tensor whose scale each of `tensors` has: one that only rearranges another shares its own."""
+    producer = index(graph).producer
 
     def origin(name: str) -> str:
         node = producer.get(name)
@@ -65,7 +64,12 @@ def _params(
             node = producer.get(name)
         return name
 
-    found = {name: tensors[origin(name)] for name in tensors}
+    return {name: origin(name) for name in tensors}
+
+
+def _params(graph: GraphProto, tensors: Mapping[str, TensorRange], scheme: Scheme) -> dict[str, QParams]:
+    """Scale and zero point per tensor."""
+    found = {name: tensors[origin] for name, origin in origins(graph, tensors).items()}
     return {
         name: activation_params(seen.low, seen.high, scheme.activation, scheme.symmetric)
         for name, seen in found.items()

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 # below it a scale would be subnormal, or its product with another scale would
-_LEAST_SCALE = np.float32(2.0**-60)
+LEAST_SCALE = np.float32(2.0**-60)
 # half of int32, so that bias and products still add up in it
-_BIAS_LIMIT = 2.0**30
+BIAS_LIMIT = 2.0**30
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def activation_params(low: float, high: float, dtype: str, symmetric: bool) -> Q
     middle = int(info.max) // 2 + 1 if info.min == 0 else 0
     span, steps = (max(-low, high), info.max - middle) if symmetric else (high - low, info.max - info.min)
     scale = np.float32(span / float(steps))
-    if scale < _LEAST_SCALE:
+    if scale < LEAST_SCALE:
         return QParams(np.asarray(1, np.float32), np.asarray(middle if symmetric else info.min, dtype))
     zero = middle if symmetric else np.clip(np.rint(info.min - low / float(scale)), info.min, info.max)
     return QParams(np.asarray(scale, np.float32), np.asarray(zero, dtype))
@@ -47,14 +47,14 @@ def weight_scale(weight: Array, axis: int | None) -> NDArray[np.float32]:
     """
     others = tuple(i for i in range(weight.ndim) if i != axis)
     scale = np.asarray(np.abs(weight).max(axis=others) / 127, np.float32)
-    usable = scale >= _LEAST_SCALE
+    usable = scale >= LEAST_SCALE
     spare = scale.max() if usable.any() else np.float32(1)
     return np.asarray(np.where(usable, scale, spare), np.float32)
 
 
 def scale_for_bias(scale: NDArray[np.float32], bias: Array, data_scale: float) -> NDArray[np.float32]:
     """Widen weight scales where the bias, in steps of `data_scale · scale`, would leave int32."""
-    least = np.abs(bias) / (data_scale * _BIAS_LIMIT)
+    least = np.abs(bias) / (data_scale * BIAS_LIMIT)
     return np.asarray(np.maximum(scale, least if scale.ndim else least.max()), np.float32)
 
 
