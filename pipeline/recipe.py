@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline import options, plugins
-from pipeline.core import Policy, Stage
+from pipeline.core import PREVIOUS, Policy, Stage
 from pipeline.errors import UserError
 from pipeline.fingerprint import of_file
 from pipeline.options import Where
@@ -183,6 +183,10 @@ def _check(recipe: Recipe) -> None:
             raise UserError(f"{where / name}: {wrong}")
     if not names or names[0] != "source":
         raise UserError(f"{where}: the first stage must be source, got {names[0] if names else 'none'}")
+    for i, name in enumerate(names):
+        lacking = [other for other in stage_class(name).after if other != PREVIOUS and other not in names[:i]]
+        if lacking:
+            raise UserError(f"{where / name}: goes on from {lacking[0]}; name that stage before it")
     late = [name for name in names if name in ("export", "compile")]
     if late and names[-len(late) :] != ["export", "compile"][: len(late)]:
         raise UserError(f"{where}: export and then compile come last, got {' → '.join(names)}")

@@ -29,6 +29,9 @@ class Export(Stage):
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> None:
         """Write `model.onnx` and `info.json`."""
+        import onnx
+
+        from calibration.graph import with_weights_of
         from pipeline import checkpoint, lowering
         from pipeline.exporting import metadata_of, to_onnx
         from targets.base import Int8Scheme
@@ -46,6 +49,8 @@ class Export(Stage):
                 float_model = out / "float.onnx"
                 samples = data.calibration[:count][0]
                 figures["onnx_max_abs_delta"] = to_onnx(model, samples, float_model, self.batch, metadata)
+                # stages after calibrate change the graph's weights, which the module does not have
+                onnx.save(with_weights_of(onnx.load(float_model), onnx.load(source / lowering.MODEL)), float_model)
                 ranges = self._adopted(ranges, float_model, out)
             lowered = lowering.lower(float_model, ranges, Int8Scheme(**self.scheme), out / lowering.MODEL)
             bar.advance()

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from pipeline.core import PREVIOUS, Policy, Stage
-from pipeline.errors import UserError
+from pipeline.core import Policy, Stage
 from pipeline.progress import Progress
 from pipeline.references import DataSpec, ModelSpec
 from pipeline.stages.finetune import SOURCE
@@ -17,13 +16,17 @@ from pipeline.store import Artifact
 from pipeline.training.config import Distillation, Precision, Training, unready
 
 if TYPE_CHECKING:
+    from pipeline.training.objective import Objective
     from pipeline.training.onnx_graph import QuantizedGraph
+
+CALIBRATE = "calibrate"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Qat(Training, Stage):
-    """Train the calibrated network as the target's int8 will compute it; comes after calibrate."""
+    """Train the calibrated network as the target's int8 will compute it; for what calibration alone lost too much."""
 
+    after: ClassVar[tuple[str, ...]] = (CALIBRATE,)  # even where its result was rejected
     uses: ClassVar[tuple[str, ...]] = ("torch", "onnx")
     resumable: ClassVar[bool] = True
     on_regression: ClassVar[Policy | None] = "reject"
@@ -43,7 +46,7 @@ class Qat(Training, Stage):
 
     def reads(self) -> tuple[str, ...]:
         """The teacher is read where there is one."""
-        return (PREVIOUS, SOURCE) if self.distill else (PREVIOUS,)
+        return (CALIBRATE, SOURCE) if self.distill else (CALIBRATE,)
 
     @classmethod
     def wrong(cls, options: Mapping[str, Any]) -> str | None:
@@ -57,7 +60,7 @@ class Qat(Training, Stage):
         from pipeline import checkpoint, lowering
         from pipeline.training.loop import fit
 
-        before = inputs[PREVIOUS].path
+        before = inputs[CALIBRATE].path
         shutil.rmtree(out / "finished", ignore_errors=True)
         graph = self._graph(before)
         config = Training(**{f.name: getattr(self, f.name) for f in fields(Training)})
@@ -81,20 +84,22 @@ class Qat(Training, Stage):
         shutil.rmtree(finished)
 
     def _graph(self, folder: Path) -> "QuantizedGraph":
-        """Return what to train. Raises UserError for a folder that has not been calibrated."""
+        """Return what to train."""
         import onnx
 
         from calibration.ranges import Ranges
-        from pipeline import lowering
+        from pipeline import checkpoint, lowering
         from pipeline.training.onnx_graph import QuantizedGraph
         from targets.base import Int8Scheme
 
-        path, ranges = lowering.lowered_files(folder)
-        if ranges is None:
-            raise UserError("stages: qat trains from calibrated ranges; put it right after calibrate")
-        return QuantizedGraph(onnx.load(path), Ranges.load(ranges), Int8Scheme(**self.scheme), learned=self.ranges)
+        model, ranges = onnx.load(folder / lowering.MODEL), Ranges.load(folder / lowering.RANGES)
+        graph = QuantizedGraph(model, ranges, Int8Scheme(**self.scheme), learned=self.ranges)
+        graph.hold_zeros({name for plan in checkpoint.plans_in(folder) for name in plan.held})
+        return graph
 
-    def _objective(self, config: Training, graph: "QuantizedGraph", inputs: Mapping[str, Artifact]) -> Any:
+    def _objective(
+        self, config: Training, graph: "QuantizedGraph", inputs: Mapping[str, Artifact]
+    ) -> "Objective | None":
         """Return what to descend: None for cross entropy alone."""
         from pipeline import checkpoint
         from pipeline.training.distill import Distilled

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from calibration.qparams import LEAST_SCALE
 
+_LEAST = float(LEAST_SCALE)
+
 
 class FakeQuant(nn.Module):
     """Rounds a tensor to the integers of `dtype`, "uint8" or "int8", over a range, and back to float.
@@ -47,7 +49,7 @@ class FakeQuant(nn.Module):
         else:
             span, count, zero = high - low, self.most - self.least, None
         scale = (span / count).float()
-        scale = torch.where(scale < LEAST_SCALE, torch.ones_like(scale), scale)
+        scale = torch.where(scale < _LEAST, torch.ones_like(scale), scale)
         if zero is None:
             zero = torch.clamp(rounded(self.least - low / scale.double()), self.least, self.most)
         return scale, zero.float()
@@ -69,6 +71,6 @@ def weight_steps(weight: Tensor, axis: int | None) -> Tensor:
     """Return the scale of a weight's int8, as `calibration.qparams.weight_scale` does."""
     others = [i for i in range(weight.ndim) if i != axis]
     scale = weight.detach().abs().amax(others) / 127
-    usable = scale >= LEAST_SCALE
+    usable = scale >= _LEAST
     spare = scale.max() if bool(usable.any()) else torch.ones_like(scale.max())
     return torch.where(usable, scale, spare)

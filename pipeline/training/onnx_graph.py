@@ -3,7 +3,7 @@
 Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from calibration.qdq import origins
 from calibration.qparams import BIAS_LIMIT
 from calibration.ranges import Ranges, TensorRange
 from pipeline.errors import UserError
+from pipeline.pruning.sparsity import hold
 from pipeline.training.fake_quant import FakeQuant, quantized_weight, rounded, weight_steps
 from pipeline.training.onnx_ops import OPS, supported
 
@@ -76,6 +77,11 @@ class QuantizedGraph(nn.Module):
             values.update(zip(node.output, outputs, strict=False))
         found = tuple(values[name] for name in self._outputs)
         return found[0] if len(found) == 1 else found
+
+    def hold_zeros(self, names: Collection[str]) -> None:
+        """Keep the weights of these names, where they are zero now, at zero."""
+        held = {self._keys[name] for name in names if name in self._keys}
+        hold(self, {key: getattr(self, key).detach() != 0 for key in held})
 
     @torch.no_grad()
     def trained(self) -> tuple[ModelProto, Ranges]:

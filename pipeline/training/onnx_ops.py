@@ -1,5 +1,6 @@
 """ONNX operators as torch computes them, for graphs that are trained: differentiable, and of any batch."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -29,11 +30,7 @@ def _op(*names: str) -> Callable[[Op], Op]:
     return register
 
 
-def _pointwise(name: str, function: Callable[..., Tensor]) -> None:
-    OPS[name] = lambda given, *x: function(*x)
-
-
-for _name, _function in {
+_POINTWISE: dict[str, Callable[..., Any]] = {
     "Abs": torch.abs,
     "Add": torch.add,
     "Div": torch.div,
@@ -53,8 +50,14 @@ for _name, _function in {
     "Sqrt": torch.sqrt,
     "Sub": torch.sub,
     "Tanh": torch.tanh,
-}.items():
-    _pointwise(_name, _function)
+}
+
+
+def _without_attributes(function: Callable[..., Any]) -> Op:
+    return lambda given, *x: function(*x)
+
+
+OPS.update({name: _without_attributes(function) for name, function in _POINTWISE.items()})
 
 
 @_op("Clip")
@@ -131,7 +134,7 @@ def _conv_transpose(given: Given, x: Tensor, weight: Tensor, bias: Tensor | None
 @_op("Gemm")
 def _gemm(given: Given, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     a = a.T if given.get("transA", 0) else a
-    product = a @ (b.T if given.get("transB", 0) else b) * given.get("alpha", 1.0)
+    product: Tensor = a @ (b.T if given.get("transB", 0) else b) * given.get("alpha", 1.0)
     return product if c is None else product + given.get("beta", 1.0) * c
 
 
@@ -207,13 +210,16 @@ def _concat(given: Given, *parts: Tensor) -> Tensor:
 
 @_op("Flatten")
 def _flatten(given: Given, x: Tensor) -> Tensor:
-    axis = given.get("axis", 1) % (x.ndim + 1)
-    return x.reshape(int(torch.tensor(x.shape[:axis]).prod()), -1) if axis else x.reshape(1, -1)
+    axis = given.get("axis", 1)
+    axis += x.ndim if axis < 0 else 0
+    return x.reshape(math.prod(x.shape[:axis]), -1)
 
 
 @_op("Reshape")
 def _reshape(given: Given, x: Tensor, shape: Tensor) -> Tensor:
-    wanted = [x.shape[i] if size == 0 and not given.get("allowzero", 0) else size for i, size in enumerate(shape.tolist())]
+    wanted = [
+        x.shape[i] if size == 0 and not given.get("allowzero", 0) else size for i, size in enumerate(shape.tolist())
+    ]
     if wanted and wanted[0] == 1 and x.shape[0] != 1:  # a graph of batch 1, which here has more samples
         wanted[0] = x.shape[0]
     return x.reshape(wanted)
@@ -267,7 +273,7 @@ def _slice(
 def _split(given: Given, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
     axis = given.get("axis", 0)
     if sizes is not None:
-        return x.split(sizes.tolist(), axis)
+        return torch.split(x, sizes.tolist(), axis)
     return x.chunk(given["num_outputs"], axis)
 
 
