@@ -87,10 +87,10 @@ def main() -> None:
     console = Console()
     console.width = max(console.width, 150)
     found: dict[str, Any] = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
-    todo = [job for job in jobs(args) if job.key not in found]
+    todo = [rest for job in jobs(args) if (rest := unfinished(job, found.get(job.key)))]
     try:
         for job, cells in finished(todo, args.jobs):
-            found[job.key] = cells
+            found[job.key] = found.get(job.key, []) + cells
             console.print(f"{job.key}  {len(found)} done", highlight=False)
             if args.json:
                 keep(args.json, found)
@@ -124,6 +124,17 @@ def jobs(args: argparse.Namespace) -> list[Job]:
     engines = [(e, name) for e, name in ours + peers if e in args.engines]
     todo = ((seed, *which) for seed in range(args.seeds) for which in engines)
     return [Job(e, name, seed, args.images, args.tested, tuple(args.shares)) for seed, e, name in todo]
+
+
+def unfinished(job: Job, cells: list[Cell] | None) -> Job | None:
+    """What is left to do of a job that has cells; None if nothing is."""
+    if cells is None:
+        return job
+    if job.criterion == "whole":
+        return None
+    have = {c["share"] for c in cells if "share" in c}
+    wanted = {TRAINED_AT} if job.criterion == "scratch" else set(job.shares)
+    return replace(job, shares=tuple(sorted(wanted - have))) if wanted - have else None
 
 
 def finished(todo: list[Job], processes: int) -> Iterator[tuple[Job, list[Cell]]]:
