@@ -49,6 +49,7 @@ class Int8Scheme:
     quantize_outputs: bool = False
     quantize_bias: bool = False
     min_gemm: int = 1
+    reduced_range: bool = False  # weights in -64…64: CPUs that add pairs of products in int16 saturate above
 
 
 class Runner(Protocol):
