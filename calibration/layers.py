@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from calibration.graph import Index, attributes, index
+from calibration.graph import Index, Names, attributes, index
 
 Array = NDArray[Any]
 
@@ -96,3 +96,32 @@ def _layer(node: NodeProto, found: Index) -> Layer | None:
     fits = stored is not None and axis is not None and stored.shape == (weight.shape[axis],)
     free = node.op_type != "MatMul" and axis is not None and plain_product(node) and (fits or not name)
     return Layer(node, weight, axis, stored if free and stored is not None else None, free)
+
+
+def with_values(model: ModelProto, weights: Mapping[str, Array], biases: Mapping[str, Array]) -> ModelProto:
+    """Return a copy with other float32 values in the initializers `weights` names, and other biases.
+
+    `biases` go by the tensor that their op computes. An op without a bias gets one; one that others read too
+    is left to them.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    found, names = index(copy.graph), Names(copy.graph)
+    for name, value in weights.items():
+        _set(found.constants[name], value)
+    for output, value in biases.items():
+        node = found.producer[output]
+        name = node.input[2] if len(node.input) > 2 else ""
+        if name and found.only_reader(name) is not None:
+            _set(found.constants[name], value)
+            continue
+        name = names.fresh(f"{output}_bias")
+        _set(copy.graph.initializer.add(name=name), value)
+        inputs = [*node.input[:2], name]
+        del node.input[:]
+        node.input.extend(inputs)
+    return copy
+
+
+def _set(tensor: TensorProto, value: Array) -> None:
+    tensor.CopyFrom(numpy_helper.from_array(np.asarray(value, np.float32), tensor.name))
