@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from calibration.errors import CalibrationError
 from calibration.graph import digest
-from calibration.layers import Array, Layer, layers
+from calibration.layers import Array, Layer, layers, with_values
 from calibration.qparams import LIMIT, closest_weight_scale, dequantize_weight, quantize_weight, weight_scale
 
 SCHEMA = "edgesmith.int8_weights/1"
@@ -80,6 +80,15 @@ class Weights:
             if found is not None and not found.covers(layer.weight):
                 raise CalibrationError(f"the int8 weights of {layer.name!r} have another shape: calibrate this model")
 
+    def applied(self, model: ModelProto) -> ModelProto:
+        """A copy of `model` that computes in float with what the kernels multiply by, and with the biases."""
+        real = {layer.name: self.tensors[layer.name].real(layer.weight) for layer in self.layers(model)}
+        return with_values(model, real, self.biases)
+
+    def layers(self, model: ModelProto) -> list[Layer]:
+        """The layers of `model` whose weights are among these."""
+        return [layer for layer in layers(model) if layer.name in self.tensors]
+
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
         from safetensors.numpy import save_file
@@ -125,12 +134,6 @@ def chosen(model: ModelProto, scale: str = "mse") -> Weights:
         raise CalibrationError(f"weight scale {scale!r}: have {', '.join(SCALES)}")
     tensors = {layer.name: Weight(SCALES[scale](layer.weight, layer.axis), layer.axis) for layer in layers(model)}
     return Weights(tensors, {}, digest(model), {"scale": scale})
-
-
-def kernel_weight(layer: Layer, weights: Weights) -> NDArray[np.float32]:
-    """What the kernels of `layer` multiply by: its weight on the grid that was chosen; itself without one."""
-    found = weights.tensors.get(layer.name)
-    return layer.weight if found is None else found.real(layer.weight)
 
 
 def _read(path: Path) -> tuple[Mapping[str, str], dict[str, Array]]:
