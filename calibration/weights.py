@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -84,6 +84,10 @@ class Weights:
         """A copy of `model` that computes in float with what the kernels multiply by, and with the biases."""
         real = {layer.name: self.tensors[layer.name].real(layer.weight) for layer in self.layers(model)}
         return with_values(model, real, self.biases)
+
+    def adopted_by(self, model: ModelProto) -> "Weights":
+        """The same weights for the same network exported anew, for another batch size say; see `Ranges`."""
+        return replace(self, model=digest(model))
 
     def layers(self, model: ModelProto) -> list[Layer]:
         """The layers of `model` whose weights are among these."""
