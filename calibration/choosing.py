@@ -12,8 +12,8 @@ from calibration.errors import CalibrationError
 from calibration.graph import copy_with_constants_lifted, digest
 from calibration.layers import layers, with_values
 from calibration.moments import channel_stats
+from calibration.network import Batches
 from calibration.rounding import adaround
-from calibration.running import Batches
 from calibration.weights import Weights, chosen
 
 OnLayer = Callable[[str, float, float], object]

@@ -11,7 +11,7 @@ from onnx import ModelProto, helper, numpy_helper, shape_inference
 from calibration.errors import CalibrationError, listed
 from calibration.graph import Names
 from calibration.layers import Array
-from calibration.running import Feeds, Network
+from calibration.network import Feeds, Network
 
 Moments = NDArray[np.float64]
 

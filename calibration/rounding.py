@@ -17,8 +17,8 @@ from calibration.adaround import Annealing, Problem, solve
 from calibration.errors import CalibrationError
 from calibration.graph import Index, index, label
 from calibration.layers import Layer, along
+from calibration.network import Batches, Network
 from calibration.pairs import clip_bounds
-from calibration.running import Batches, Network
 from calibration.weights import Weights
 
 Values = NDArray[np.float32]

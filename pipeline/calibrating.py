@@ -14,8 +14,8 @@ from calibration.choosing import Chosen, choose, equalized
 from calibration.collect import collect
 from calibration.graph import load_model
 from calibration.layers import layers
+from calibration.network import Batches
 from calibration.ranges import Ranges
-from calibration.running import Batches
 from pipeline.exporting import INPUT
 from pipeline.progress import Progress
 from pipeline.weight_options import WeightOptions

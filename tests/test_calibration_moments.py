@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from calibration.errors import CalibrationError
 from calibration.moments import channel_means, channel_stats
-from calibration.running import Network
+from calibration.network import Network
 
 
 def scaled(opset: int = 17, batch: int | str = "N"):
