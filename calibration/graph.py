@@ -146,22 +146,6 @@ def copy_with_constants_lifted(model: ModelProto) -> ModelProto:
     return copy
 
 
-def with_weights_of(model: ModelProto, source: ModelProto) -> ModelProto:
-    """Return a copy of `model` with the float weights of `source`, the same network exported for another batch.
-
-    Raises CalibrationError if the two do not have the same ones, by name and shape.
-    """
-    copy = copy_with_constants_lifted(model)
-    given = {tensor.name: tensor for tensor in copy_with_constants_lifted(source).graph.initializer}
-    for tensor in copy.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT:
-            same = given.get(tensor.name)
-            if same is None or same.dims != tensor.dims:
-                raise CalibrationError(f"the two exports differ: {tensor.name} is not the same tensor in both")
-            tensor.CopyFrom(same)
-    return copy
-
-
 def drop_unread_initializers(graph: GraphProto) -> None:
     """Remove, in place, initializers that nothing reads any more."""
     found = index(graph)

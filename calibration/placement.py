@@ -1,7 +1,7 @@
 """Where QuantizeLinear/DequantizeLinear pairs go in a float ONNX model, given a target's int8 scheme."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from onnx import ModelProto, NodeProto, TensorProto, shape_inference
 
@@ -10,6 +10,7 @@ from calibration.graph import Index, copy_with_constants_lifted, index, label
 from calibration.qdq import write_pairs
 from calibration.ranges import Ranges
 from calibration.scheme import Scheme
+from calibration.weights import Weights
 
 __all__ = ["Placement", "Scheme", "place"]
 
@@ -26,18 +27,23 @@ class Placement:
     model: ModelProto
     quantized: tuple[str, ...]
     skipped: Mapping[str, str]  # node -> why it stays in float
+    nearest: Mapping[str, str] = field(default_factory=dict)  # node -> why not with the weights that were given
 
 
-def place(model: ModelProto, ranges: Ranges, scheme: Scheme) -> Placement:
+def place(model: ModelProto, ranges: Ranges, scheme: Scheme, *, weights: Weights | None = None) -> Placement:
     """Return a copy of the float `model` in int8: pairs on activations, weights stored as int8.
 
     A tensor gets one pair, which all of its readers share. Inputs and outputs of the model stay float.
+    Weights are as `weights` have them where the scheme's grid is theirs, else rounded to nearest.
     Fold batch norms first (`graph.fold_batch_norm`): a pair would part them from their convolution.
 
-    Raises CalibrationError if `ranges` are of another model, lack a tensor, or the model cannot take pairs.
+    Raises CalibrationError if `ranges` or `weights` are of another model, lack a tensor, or the model cannot
+    take pairs.
     """
     _check(model, scheme)
     ranges.require(model)
+    if weights is not None:
+        weights.require(model)
     copy = copy_with_constants_lifted(model)
     found = index(copy.graph)
     floats = _floats(copy, ranges)
@@ -52,8 +58,9 @@ def place(model: ModelProto, ranges: Ranges, scheme: Scheme) -> Placement:
         else:
             taken.append(node)
     with_weights = frozenset(node.output[0] for node in taken if _weight(node, found, scheme))
-    write_pairs(copy.graph, ranges.of(_tensors(taken, found, floats, scheme)), with_weights, scheme)
-    return Placement(copy, tuple(label(node) for node in taken), skipped)
+    tensors = ranges.of(_tensors(taken, found, floats, scheme))
+    nearest = write_pairs(copy.graph, tensors, with_weights, scheme, weights)
+    return Placement(copy, tuple(label(node) for node in taken), skipped, nearest)
 
 
 def _check(model: ModelProto, scheme: Scheme) -> None:

@@ -1,12 +1,14 @@
 """Writes quantize/dequantize pairs and int8 weights into a graph, once it is decided where."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-from calibration.graph import Names, attributes, drop_unread_initializers, index
+from calibration.graph import Names, drop_unread_initializers, index, label
+from calibration.layers import channel_axis, plain_product
 from calibration.qparams import (
     Array,
     QParams,
@@ -14,10 +16,12 @@ from calibration.qparams import (
     quantize_bias,
     quantize_weight,
     scale_for_bias,
+    weight_limit,
     weight_scale,
 )
 from calibration.ranges import TensorRange
 from calibration.scheme import Scheme
+from calibration.weights import Weights
 
 # Their outputs hold no value that their input does not: with the scale of the input, runtimes move the pair
 # through them and run them on the integers.
@@ -26,17 +30,25 @@ _SAME_VALUES = frozenset(
     | {"DepthToSpace", "SpaceToDepth"}
 )
 
+# int8 weight, its scale, and the bias where it changes
+_Weight: TypeAlias = tuple[NDArray[np.int8], NDArray[np.float32], Array | None]
+
 
 def write_pairs(
-    graph: GraphProto, tensors: Mapping[str, TensorRange], with_weights: frozenset[str], scheme: Scheme
-) -> None:
+    graph: GraphProto,
+    tensors: Mapping[str, TensorRange],
+    with_weights: frozenset[str],
+    scheme: Scheme,
+    weights: Weights | None = None,
+) -> dict[str, str]:
     """Put a pair behind each of `tensors` for all of its readers, and int8 weights where they are wanted.
 
-    In place. `with_weights` names the first outputs of the nodes whose second input becomes int8. Graph
-    outputs keep the float tensor; float weights that nobody reads any more are removed.
+    In place. `with_weights` names the first outputs of the nodes whose second input becomes int8, as `weights`
+    have it or else rounded to nearest. Graph outputs keep the float tensor; float weights that nobody reads
+    any more are removed. Returns the nodes that `weights` do not fit, and why.
     """
     params = _params(graph, tensors, scheme)
-    writer = _Writer(graph, params, scheme)
+    writer = _Writer(graph, params, scheme, weights)
     for value in graph.input:
         writer.pair(value.name)
     for node in graph.node:
@@ -51,6 +63,7 @@ def write_pairs(
     del graph.node[:]
     graph.node.extend(copies)
     drop_unread_initializers(graph)
+    return writer.misfits
 
 
 def origins(graph: GraphProto, tensors: Collection[str]) -> dict[str, str]:
@@ -79,12 +92,16 @@ def _params(graph: GraphProto, tensors: Mapping[str, TensorRange], scheme: Schem
 class _Writer:
     """Collects the nodes of the new graph, and adds their constants to it."""
 
-    def __init__(self, graph: GraphProto, params: Mapping[str, QParams], scheme: Scheme) -> None:
+    def __init__(
+        self, graph: GraphProto, params: Mapping[str, QParams], scheme: Scheme, weights: Weights | None
+    ) -> None:
         self.nodes: list[NodeProto] = []
+        self.misfits: dict[str, str] = {}  # node -> why its chosen weight does not fit the scheme
         self.real: dict[str, str] = {}  # tensor -> what its readers read instead
         self._graph = graph
         self._params = params
         self._scheme = scheme
+        self._weights = weights
         self._found = index(graph)
         self._names = Names(graph)
         self._stored: dict[tuple[str, bytes], str] = {}  # a constant that nodes share is stored once
@@ -104,27 +121,57 @@ class _Writer:
         self.real[name] = real
 
     def weight(self, node: NodeProto) -> None:
-        """Give `node` an int8 weight, and an int32 bias if the scheme wants one."""
-        weight = self._array(node.input[1])
+        """Give `node` an int8 weight, an int32 bias if the scheme wants one, and a corrected one if there is."""
         data_scale = float(self._params[node.input[0]].scale)
-        axis = _channel_axis(node, weight) if self._scheme.per_channel else None
-        scale = weight_scale(weight, axis)
+        weight = self._array(node.input[1])
+        axis = channel_axis(node, weight) if self._scheme.per_channel else None
+        integers, scale, bias = self._chosen(node, axis, data_scale) or self._nearest(node, axis, data_scale)
+        self._store(node, 1, integers, scale, axis)
+        if bias is None:
+            return
+        if len(node.input) < 3:
+            node.input.append("")
+        node.input[2] = node.input[2] or self._names.fresh(f"{node.output[0]}_bias")
+        if self._scheme.quantize_bias:
+            steps = np.asarray(scale * np.float32(data_scale), np.float32)
+            self._store(node, 2, quantize_bias(bias, steps), steps, 0)
+        else:
+            node.input[2] = self._constant(f"{node.input[2]}_corrected", bias)
+
+    def _nearest(self, node: NodeProto, axis: int | None, data_scale: float) -> _Weight:
+        """The weight rounded to nearest; the bias, where it becomes int32."""
+        weight = self._array(node.input[1])
+        scale = weight_scale(weight, axis, weight_limit(self._scheme))
         bias = self._bias(node, weight, axis) if self._scheme.quantize_bias else None
         if bias is not None:
             scale = scale_for_bias(scale, bias, data_scale)
-        self._store(node, 1, quantize_weight(weight, scale, axis), scale, axis)
-        if bias is not None:
-            steps = np.asarray(scale * np.float32(data_scale), np.float32)
-            self._store(node, 2, quantize_bias(bias, steps), steps, 0)
+        return quantize_weight(weight, scale, axis, weight_limit(self._scheme)), scale, bias
+
+    def _chosen(self, node: NodeProto, axis: int | None, data_scale: float) -> _Weight | None:
+        """The weight that was chosen for `node` and the bias that goes with it; None where they do not fit."""
+        given = self._weights.tensors.get(node.input[1]) if self._weights else None
+        if self._weights is None or given is None:
+            return None
+        weight = self._array(node.input[1])
+        bias = self._weights.biases.get(node.output[0])
+        if bias is None and self._scheme.quantize_bias:
+            bias = self._bias(node, weight, axis)
+        why = given.misfit(axis, weight_limit(self._scheme))
+        if why is None and self._scheme.quantize_bias and bias is not None:
+            wider = scale_for_bias(given.scale, bias, data_scale) > given.scale
+            why = "its bias, in steps of its scale, would leave int32" if wider.any() else None
+        if why is not None:
+            self.misfits[label(node)] = why
+            return None
+        return given.rounded(weight), given.scale, bias
 
     def _bias(self, node: NodeProto, weight: Array, axis: int | None) -> Array | None:
         """The constant bias of `node`, if one int32 per output channel can stand for it."""
         if len(node.input) < 3 or node.input[2] not in self._found.constants:
             return None
-        bias, given = self._array(node.input[2]), attributes(node)
-        plain = given.get("alpha", 1.0) == given.get("beta", 1.0) == 1.0
+        bias = self._array(node.input[2])
         fits = bias.ndim == 1 and (axis is None or len(bias) == weight.shape[axis])
-        return bias if plain and fits else None
+        return bias if plain_product(node) and fits else None
 
     def _store(self, node: NodeProto, slot: int, integers: Array, scale: Array, axis: int | None) -> None:
         """Put `integers`, with what makes them real again, in place of the constant input `slot`."""
@@ -152,15 +199,3 @@ class _Writer:
         name = self._names.fresh(wanted)
         self._graph.initializer.append(numpy_helper.from_array(value, name))
         return name
-
-
-def _channel_axis(node: NodeProto, weight: Array) -> int | None:
-    """Axis of the output channels in the weight of `node`, None where one scale must do for all."""
-    given = attributes(node)
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "ConvTranspose":
-        return 1 if given.get("group", 1) == 1 else None
-    if node.op_type == "Gemm":
-        return 0 if given.get("transB", 0) else 1
-    return 1 if weight.ndim == 2 else None

@@ -19,6 +19,10 @@ class Scheme(Protocol):
         """Whether weights have a scale per output channel. They are always symmetric int8."""
 
     @property
+    def reduced_range(self) -> bool:
+        """Whether weights keep to -64…64, so that a pair of products with u8 fits int16."""
+
+    @property
     def weighted(self) -> tuple[str, ...]:
         """Ops with a pair on the data input and int8 weights."""
 

@@ -9,6 +9,7 @@ import onnx
 
 from calibration.placement import Scheme, place
 from calibration.ranges import Ranges
+from calibration.weights import FILE, Weights
 from pipeline.exporting import describe
 
 MODEL, RANGES = "model.onnx", "ranges.json"
@@ -21,25 +22,33 @@ class Lowered:
     int8: bool
     quantized: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+    nearest: tuple[tuple[str, str], ...] = ()  # ops that do not have the weights chosen for them, and why
 
     def figures(self) -> dict[str, Any]:
         """The figures for the report."""
-        return {"quantized_ops": len(self.quantized), "float_ops": dict(self.skipped)} if self.int8 else {}
+        if not self.int8:
+            return {}
+        found = {"quantized_ops": len(self.quantized), "float_ops": dict(self.skipped)}
+        return {**found, "rounded_anew": dict(self.nearest)} if self.nearest else found
 
 
-def lower(model: Path, ranges: Path | None, scheme: Scheme, out: Path) -> Lowered:
-    """Write the float model with Q/DQ pairs where `scheme` wants them; without ranges, as it is."""
+def lower(model: Path, ranges: Path | None, scheme: Scheme, out: Path, weights: Path | None = None) -> Lowered:
+    """Write the float model with Q/DQ pairs where `scheme` wants them; without ranges, as it is.
+
+    Its int8 weights are those in the file `weights` where they fit the scheme.
+    """
     proto = onnx.load(model)
     if ranges is None:
         onnx.save(proto, out)
         return Lowered(int8=False)
-    placed = place(proto, Ranges.load(ranges), scheme)
+    chosen = Weights.load(weights) if weights else None
+    placed = place(proto, Ranges.load(ranges), scheme, weights=chosen)
     describe(placed.model, {"edgesmith.int8": json.dumps({"ops": len(placed.quantized)})})
     onnx.save(placed.model, out)
-    return Lowered(True, tuple(placed.quantized), tuple(placed.skipped.items()))
+    return Lowered(True, tuple(placed.quantized), tuple(placed.skipped.items()), tuple(placed.nearest.items()))
 
 
-def lowered_files(folder: Path) -> tuple[Path, Path | None]:
-    """The float model of an artifact, and its ranges where it has been calibrated."""
-    ranges = folder / RANGES
-    return folder / MODEL, ranges if ranges.is_file() else None
+def lowered_files(folder: Path) -> tuple[Path, Path | None, Path | None]:
+    """The float model of an artifact; its ranges and int8 weights where it has been calibrated."""
+    ranges, weights = (path if path.is_file() else None for path in (folder / RANGES, folder / FILE))
+    return folder / MODEL, ranges, weights

@@ -49,17 +49,18 @@ class Meter:
             return self
         return replace(self, target=replace(self.target, precision="f32"))  # type: ignore[call-arg]
 
-    def lower(self, model: Path, ranges: Path | None) -> Path:
+    def lower(self, model: Path, ranges: Path | None, weights: Path | None = None) -> Path:
         """The ONNX file that would ship, as a stored artifact."""
         parts = {
             "lower": fingerprint.of_file(model),
             "ranges": fingerprint.of_file(ranges) if ranges else None,
+            "weights": fingerprint.of_file(weights) if weights else None,
             "scheme": asdict(self.target.scheme),
             "code": self._code_behind("pipeline.lowering"),
         }
 
         def work(out: Path) -> None:
-            lower(model, ranges, self.target.scheme, out / "model.onnx")
+            lower(model, ranges, self.target.scheme, out / "model.onnx", weights)
 
         return self.store.make(parts, work)[0].path / "model.onnx"
 

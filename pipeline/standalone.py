@@ -16,8 +16,8 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from calibration.ranges import Ranges
-from pipeline import lowering
-from pipeline.calibrating import observe
+from calibration.weights import Weights
+from pipeline import calibrating, lowering
 from pipeline.checkpoint import Info
 from pipeline.core import PREVIOUS
 from pipeline.devices import Place
@@ -26,6 +26,7 @@ from pipeline.exporting import INPUT, Shape, shapes_of
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.store import Artifact
+from pipeline.weight_options import WeightOptions
 from targets.base import Target
 from targets.devices.base import Measurement, Timing
 from targets.npz import save
@@ -68,20 +69,36 @@ def compile_model(model: Path, target: Target, place: Place, out: Path) -> None:
         place.device.build(target, model, out)
 
 
+def equalize(model: Path, out: Path, samples: NDArray[Any], options: WeightOptions, progress: Progress) -> int:
+    """Write a float ONNX file equalized to `out`; return how many pairs of convolutions were."""
+    pairs: int = calibrating.equalize(model, out, _taken(model, samples), options, progress)["pairs"]
+    return pairs
+
+
 def calibrate(
     model: Path, samples: NDArray[Any], observer: str, options: Mapping[str, float], progress: Progress
 ) -> Ranges:
     """Observe the activations of a float ONNX file on `samples` `(N, ...)`."""
+    return calibrating.observe(model, _taken(model, samples), observer, options, progress)
+
+
+def choose_weights(model: Path, samples: NDArray[Any], options: WeightOptions, progress: Progress) -> Weights | None:
+    """Choose the int8 weights of a float ONNX file on `samples`; None where there is nothing to choose."""
+    chosen = calibrating.choose_weights(model, _taken(model, samples), options, progress)
+    return None if chosen is None else chosen.weights
+
+
+def _taken(model: Path, samples: NDArray[Any]) -> calibrating.Samples:
     inputs = shapes_of(load(model))
     if list(inputs) != [INPUT]:
         raise UserError(f"{model}: its inputs are {', '.join(inputs)}; this takes one, named {INPUT!r}")
-    return observe(model, samples.__getitem__, len(samples), observer, options, progress)
+    return calibrating.Samples(samples.__getitem__, len(samples))
 
 
-def place_pairs(model: Path, ranges: Path, target: Target, out: Path) -> lowering.Lowered:
-    """Write the int8 ONNX file of a float one for a target, from its ranges."""
+def place_pairs(model: Path, ranges: Path, target: Target, out: Path, weights: Path | None = None) -> lowering.Lowered:
+    """Write the int8 ONNX file of a float one for a target, from its ranges and int8 weights."""
     load(model)
-    return lowering.lower(model, ranges, target.scheme, out)
+    return lowering.lower(model, ranges, target.scheme, out, weights)
 
 
 def export_recipe(recipe: Recipe, out: Path) -> float:

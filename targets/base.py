@@ -38,7 +38,8 @@ class Int8Scheme:
     pools) get one on every input, except that without output pairs a sum keeps the input that is computed
     last in float: runtimes then add it to the accumulator. `quantize_outputs` puts a pair behind
     each quantized op too, for runtimes whose fused kernels write int8; `quantize_bias` stores the bias as
-    int32 with scale input * weight. GEMMs with K or N below `min_gemm` stay in float.
+    int32 with scale input * weight. GEMMs with K or N below `min_gemm` stay in float. `reduced_range` is set by
+    targets for CPUs whose int8 kernels saturate (`cpuinfo.saturates_int8`).
     """
 
     activation: str = "uint8"  # "uint8" or "int8"
@@ -49,6 +50,7 @@ class Int8Scheme:
     quantize_outputs: bool = False
     quantize_bias: bool = False
     min_gemm: int = 1
+    reduced_range: bool = False  # weights in -64…64: CPUs that add pairs of products in int16 saturate above
 
 
 class Runner(Protocol):

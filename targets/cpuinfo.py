@@ -12,6 +12,8 @@ X86 = "avx avx2 fma f16c avx512f avx512bw avx512vl avx512_vnni avx_vnni avx_vnni
 X86_TILES = "amx_tile amx_int8 amx_bf16 amx_fp16"
 ARM = "asimd asimdhp asimddp i8mm bf16 sve sve2 svei8mm svebf16 sme sme2"
 FEATURES = frozenset(f"{X86} {X86_TILES} {ARM}".split())
+# Any of them adds products of u8 and s8 in int32 right away.
+VNNI = frozenset({"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"})
 CPUINFO = Path("/proc/cpuinfo")
 CPUFREQ = "/sys/devices/system/cpu/cpu{}/cpufreq/scaling_governor"
 
@@ -31,6 +33,16 @@ def cpu_features() -> Tuple[str, ...]:
     fields = cpuinfo_fields()
     words = f"{fields.get('flags', '')} {fields.get('Features', '')}".split()
     return tuple(sorted(FEATURES.intersection(words)))
+
+
+def saturates_int8() -> bool:
+    """Whether int8 kernels here add pairs of products in int16, which saturates: x86 without VNNI.
+
+    Their instruction is VPMADDUBSW (onnxruntime#14642; oneDNN's "Nuances of int8 computations"). Arm's kernels
+    widen first. False where the kernel does not tell what the CPU has.
+    """
+    found = cpu_features()
+    return platform.machine() in ("x86_64", "AMD64") and "avx2" in found and not VNNI.intersection(found)
 
 
 def usable_cores() -> Tuple[int, ...]:

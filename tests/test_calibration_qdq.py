@@ -96,3 +96,18 @@ def test_tensors_that_are_always_zero(tmp_path, scheme):
     ranges = collect(saved(made, tmp_path), [{"x": np.zeros((2, 3, 8, 8), np.float32)}], Minmax())
     zeros = np.zeros((1, 3, 8, 8), np.float32)
     np.testing.assert_allclose(run(place(made, ranges, scheme).model, zeros), run(made, zeros), atol=0.02)
+
+
+def test_a_reduced_range_shows_in_the_integers_and_costs_a_bit():
+    made = single_conv(out=5)
+    ranges = calibrated(made)
+    x = samples(4, (3, 8, 8), seed=5)
+    exact = run(made, x)
+    errors = {}
+    for reduced, limit in ((False, 127), (True, 64)):
+        placed = place(made, ranges, Int8Scheme(reduced_range=reduced)).model
+        integers = array(placed, "w_int8").astype(int)
+        assert (np.abs(integers).reshape(5, -1).max(axis=1) == limit).all()
+        errors[reduced] = np.abs(integers * array(placed, "w_scale").reshape(-1, 1, 1, 1) - array(made, "w")).max()
+        assert np.abs(run(placed, x) - exact).max() < 0.05 * np.abs(exact).max()
+    assert 1.5 < errors[True] / errors[False] < 2.6

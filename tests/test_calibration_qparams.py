@@ -4,7 +4,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from calibration.qparams import (
+    LIMIT,
+    REDUCED,
     activation_params,
+    closest_weight_scale,
     quantize_bias,
     quantize_weight,
     scale_for_bias,
@@ -94,3 +97,31 @@ def test_a_bias_that_would_leave_int32_widens_its_weights_scale():
     assert integers.dtype == np.int32
     assert integers * steps == pytest.approx(bias, rel=1e-4)
     assert scale_for_bias(np.asarray(1e-9, np.float32), bias, 0.01).shape == ()
+
+
+def pair_in_int16(data: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """VPMADDUBSW: products of u8 and s8 added in pairs, saturated to int16."""
+    exact = (data.astype(np.int64) * weights).reshape(-1, 2).sum(axis=1)
+    return np.clip(exact, -(2**15), 2**15 - 1)
+
+
+def test_reduced_weights_are_the_widest_that_never_saturate_a_pair():
+    data = np.full(2, 255, np.uint8)
+    for limit, saturates in ((REDUCED, False), (REDUCED + 1, True), (LIMIT, True)):
+        for sign in (1, -1):
+            weights = np.full(2, sign * limit, np.int8)
+            exact = int((data.astype(np.int64) * weights).sum())
+            assert (int(pair_in_int16(data, weights)[0]) != exact) == saturates
+
+
+@settings(deadline=None)
+@given(seed=st.integers(0, 10**6), tail=st.floats(1, 4))
+def test_pairs_of_any_data_and_reduced_weights_are_exact(seed, tail):
+    rng = np.random.default_rng(seed)
+    weight = (np.sign(w := rng.normal(0, 1, (4, 64))) * np.abs(w) ** tail).astype(np.float32)
+    for scale in (weight_scale(weight, 0, REDUCED), closest_weight_scale(weight, 0, REDUCED)):
+        integers = quantize_weight(weight, scale, 0, REDUCED)
+        assert np.abs(integers.astype(int)).max() == REDUCED
+        data = rng.integers(0, 256, weight.shape).astype(np.uint8)
+        exact = (data.astype(np.int64) * integers).reshape(-1, 2).sum(axis=1)
+        np.testing.assert_array_equal(pair_in_int16(data.reshape(-1), integers.reshape(-1)), exact)

@@ -7,7 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from calibration_nets import SCHEMES, SYMMETRIC, WRITING, node
+from calibration_nets import SYMMETRIC, WRITING, node
 from calibration_nets import model as onnx_model
 from pruning_nets import built
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from pipeline.training.fake_quant import FakeQuant, quantized_weight, weight_ste
 from pipeline.training.onnx_graph import QuantizedGraph
 from targets.base import Int8Scheme
 
+REDUCED = Int8Scheme(quantize_bias=True, reduced_range=True)
+SCHEMES = pytest.mark.parametrize("scheme", [Int8Scheme(), WRITING, SYMMETRIC, REDUCED])
 NETS = ("resnet_b", "mobilenetv2", "densenet", "vgg", "lenet")
 
 

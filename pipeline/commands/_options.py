@@ -50,6 +50,24 @@ folder = click.option(
 )
 
 
+def weights(command: F) -> F:
+    """How int8 weights are chosen: the defaults of the stage `calibrate`."""
+    choices = (
+        click.option("--scale", type=click.Choice(["max", "mse"]), default="max", show_default=True),
+        click.option(
+            "--bias", type=click.Choice(["none", "analytic", "empirical"]), default="empirical", show_default=True
+        ),
+        click.option("--rounding", type=click.Choice(["nearest", "adaround"]), default="nearest", show_default=True),
+        click.option("--iterations", type=click.IntRange(min=1), default=1000, show_default=True, help="Of adaround."),
+        click.option(
+            "--equalized", type=click.Path(path_type=Path), help="Equalize channels first; where to write that model."
+        ),
+    )
+    for choice in reversed(choices):
+        command = choice(command)
+    return command
+
+
 def console() -> "Console":
     """The terminal; progress goes to stderr so that output can be piped."""
     from rich.console import Console

@@ -12,13 +12,14 @@ from pipeline.core import Policy, Stage
 from pipeline.progress import Progress
 from pipeline.references import DataSpec
 from pipeline.store import Artifact
+from pipeline.weight_options import WeightOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrate(Stage):
-    """Observe once; every target places its own Q/DQ pairs from the one `ranges.json`."""
+    """Observe once; every target places its own Q/DQ pairs from the one `ranges.json`, and shares int8 weights."""
 
-    uses: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "numpy")
+    uses: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "numpy", "safetensors")
     on_regression: ClassVar[Policy | None] = "reject"  # int8 that is slower or too inaccurate here does not ship
 
     data: DataSpec
@@ -29,6 +30,9 @@ class Calibrate(Stage):
         default_factory=dict
     )
     samples: Annotated[int, Field(ge=1, description="of the calibration split")] = 512
+    weights: Annotated[WeightOptions, Field(description="how int8 weights are chosen")] = field(
+        default_factory=WeightOptions
+    )
 
     @classmethod
     def wrong(cls, options: Mapping[str, Any]) -> str | None:
@@ -47,13 +51,23 @@ class Calibrate(Stage):
         return (plugins.module_of("calibration.observers", self.observer),)
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> None:
-        """Write the previous model's folder and `ranges.json`."""
+        """Write the previous model's folder, `ranges.json`, and `int8.safetensors` where weights are chosen."""
+        from calibration.weights import FILE
         from pipeline import checkpoint
-        from pipeline.calibrating import observe
+        from pipeline.calibrating import Samples, choose_weights, equalize, observe
 
         checkpoint.carry(inputs["previous"].path, out)
         split = self.data.load().calibration
-        total = min(self.samples, len(split))
+        samples = Samples(lambda index: split[index][0], min(self.samples, len(split)))
         model = out / "model.onnx"
-        ranges = observe(model, lambda index: split[index][0], total, self.observer, self.options, progress)
-        ranges.save(out / "ranges.json")
+        figures: dict[str, Any] = {}
+        if self.weights.equalize:
+            figures["equalized"] = equalize(model, model, samples, self.weights, progress)
+        observe(model, samples, self.observer, self.options, progress).save(out / "ranges.json")
+        chosen = choose_weights(model, samples, self.weights, progress)
+        if chosen is not None:
+            chosen.weights.save(out / FILE)
+            figures["int8_weights"] = dict(chosen.weights.methods)
+        info = checkpoint.Info.load(out)
+        if info is not None and figures:
+            checkpoint.Info(info.params, info.macs, {**info.figures, **figures}).save(out)

@@ -29,15 +29,12 @@ class Export(Stage):
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> None:
         """Write `model.onnx` and `info.json`."""
-        import onnx
-
-        from calibration.graph import with_weights_of
         from pipeline import checkpoint, lowering
         from pipeline.exporting import metadata_of, to_onnx
         from targets.base import Int8Scheme
 
         source = inputs["previous"].path
-        float_model, ranges = lowering.lowered_files(source)
+        float_model, ranges, weights = lowering.lowered_files(source)
         info = checkpoint.Info.load(source)
         figures = dict(info.figures) if info else {}
         with progress.bar("export", 1) as bar:
@@ -49,12 +46,10 @@ class Export(Stage):
                 float_model = out / "float.onnx"
                 samples = data.calibration[:count][0]
                 figures["onnx_max_abs_delta"] = to_onnx(model, samples, float_model, self.batch, metadata)
-                # stages after calibrate change the graph's weights, which the module does not have
-                onnx.save(with_weights_of(onnx.load(float_model), onnx.load(source / lowering.MODEL)), float_model)
-                ranges = self._adopted(ranges, float_model, out)
-            lowered = lowering.lower(float_model, ranges, Int8Scheme(**self.scheme), out / lowering.MODEL)
+                ranges, weights = self._adopted(source, float_model, out)
+            lowered = lowering.lower(float_model, ranges, Int8Scheme(**self.scheme), out / lowering.MODEL, weights)
             bar.advance()
-        for path in (float_model, ranges):
+        for path in (float_model, ranges, weights):
             if path is not None and path.parent == out:
                 path.unlink()
         if info:
@@ -62,14 +57,25 @@ class Export(Stage):
             checkpoint.Info(info.params, info.macs, {**kept, **lowered.figures()}).save(out)
 
     @staticmethod
-    def _adopted(ranges: Path | None, model: Path, out: Path) -> Path | None:
-        """The ranges for the same network at another batch size, as a file in `out`."""
+    def _adopted(source: Path, model: Path, out: Path) -> tuple[Path | None, Path | None]:
+        """Ranges and int8 weights of `source` for the same network at another batch size, as files in `out`.
+
+        `model` gets the values of the calibrated one, which may be equalized, or trained in int8.
+        """
         import onnx
 
+        from calibration.choosing import carried_over
         from calibration.ranges import Ranges
+        from calibration.weights import FILE, Weights
+        from pipeline.lowering import lowered_files
 
+        first, ranges, weights = lowered_files(source)
         if ranges is None:
-            return None
-        adopted = out / "ranges.json"
-        Ranges.load(ranges).adopted_by(onnx.load(model)).save(adopted)
-        return adopted
+            return None, None
+        proto = carried_over(onnx.load(model), onnx.load(first))
+        onnx.save(proto, model)
+        Ranges.load(ranges).adopted_by(proto).save(out / "ranges.json")
+        if weights is None:
+            return out / "ranges.json", None
+        Weights.load(weights).adopted_by(proto).save(out / FILE)
+        return out / "ranges.json", out / FILE

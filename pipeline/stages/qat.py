@@ -57,6 +57,7 @@ class Qat(Training, Stage):
         """Write the trained float model and its ranges. Interrupted, the next run goes on after the last epoch."""
         import onnx
 
+        from calibration.weights import FILE
         from pipeline import checkpoint, lowering
         from pipeline.training.loop import fit
 
@@ -68,6 +69,7 @@ class Qat(Training, Stage):
         history = fit(graph, data, config, out / "epochs", progress, self._objective(config, graph, inputs))
         model, ranges = graph.trained()
         checkpoint.carry(before, out)
+        (out / FILE).unlink(missing_ok=True)  # chosen for the weights as they were
         onnx.save(model, out / lowering.MODEL)
         ranges.save(out / lowering.RANGES)
         best = history.epochs[history.best] if history.epochs else None

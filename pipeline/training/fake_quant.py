@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from calibration.qparams import LEAST_SCALE
+from calibration.qparams import LEAST_SCALE, LIMIT
 
 _LEAST = float(LEAST_SCALE)
 
@@ -55,11 +55,11 @@ class FakeQuant(nn.Module):
         return scale, zero.float()
 
 
-def quantized_weight(weight: Tensor, scale: Tensor, axis: int | None) -> Tensor:
-    """Return a weight rounded to int8 in -127…127 times `scale`, `(channels,)` along `axis` or a scalar."""
+def quantized_weight(weight: Tensor, scale: Tensor, axis: int | None, limit: int = LIMIT) -> Tensor:
+    """Return a weight rounded to int8 in -limit…limit times `scale`, `(channels,)` along `axis` or a scalar."""
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)] if scale.ndim else [1] * weight.ndim
     step = scale.reshape(shape)
-    return torch.clamp(rounded(weight / step), -127, 127) * step
+    return torch.clamp(rounded(weight / step), -limit, limit) * step
 
 
 def rounded(x: Tensor) -> Tensor:
@@ -67,10 +67,10 @@ def rounded(x: Tensor) -> Tensor:
     return x + (torch.round(x) - x).detach()
 
 
-def weight_steps(weight: Tensor, axis: int | None) -> Tensor:
+def weight_steps(weight: Tensor, axis: int | None, limit: int = LIMIT) -> Tensor:
     """Return the scale of a weight's int8, as `calibration.qparams.weight_scale` does."""
     others = [i for i in range(weight.ndim) if i != axis]
-    scale = weight.detach().abs().amax(others) / 127
+    scale = weight.detach().abs().amax(others) / limit
     usable = scale >= _LEAST
     spare = scale.max() if bool(usable.any()) else torch.ones_like(scale.max())
     return torch.where(usable, scale, spare)

@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from calibration.graph import Index, attributes, copy_with_constants_lifted, index, label
 from calibration.placement import Scheme, place
 from calibration.qdq import origins
-from calibration.qparams import BIAS_LIMIT
+from calibration.qparams import BIAS_LIMIT, weight_limit
 from calibration.ranges import Ranges, TensorRange
 from pipeline.errors import UserError
 from pipeline.pruning.sparsity import hold
 from pipeline.training.fake_quant import FakeQuant, quantized_weight, rounded, weight_steps
 from pipeline.training.onnx_ops import OPS, supported
 
-# inputs that are statistics or bounds, not weights
-_FIXED = {"BatchNormalization": (3, 4), "Clip": (1, 2), "Pad": (2,), "Dropout": (1, 2)}
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,8 @@ class QuantizedGraph(nn.Module):
         if weight is None or paired.weight is None:
             return
         (axis,) = paired.weight
-        scale = weight_steps(weight, axis)
+        limit = weight_limit(self._scheme)
+        scale = weight_steps(weight, axis, limit)
         bias = inputs[2] if paired.bias else None
         if bias is not None:
             data, _ = self._quant(node.input[0]).steps()
@@ -139,7 +139,7 @@ class QuantizedGraph(nn.Module):
             scale = torch.maximum(scale, least if scale.ndim else least.max())
             steps = scale * data.detach()
             inputs[2] = rounded(bias.double() / steps).float() * steps
-        inputs[1] = quantized_weight(weight, scale, axis)
+        inputs[1] = quantized_weight(weight, scale, axis, limit)
 
 
 def _checked(node: NodeProto) -> NodeProto:
@@ -152,10 +152,10 @@ def _checked(node: NodeProto) -> NodeProto:
 
 
 def _trained(nodes: list[NodeProto]) -> Iterator[str]:
-    """Yield the constants that are weights, by where they are read."""
-    fixed = {n.input[slot] for n in nodes for slot in _FIXED.get(n.op_type, ()) if slot < len(n.input)}
+    """Yield the weights and biases of layers; what else is constant, the bounds of a Clip say, stays as it is."""
     for node in nodes:
-        yield from (name for name in node.input if name not in fixed)
+        if node.op_type in _LAYERS:
+            yield from node.input
 
 
 def _pairs(nodes: list[NodeProto], placed: Index, constants: set[str]) -> Iterator[_Paired]:

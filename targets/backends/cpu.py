@@ -8,14 +8,14 @@ import platform
 import sys
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Dict, Iterator, Mapping, Optional, Tuple, cast
 
 import numpy as np
 
 from targets.base import Int8Scheme, Target, TargetError
-from targets.cpuinfo import cpu_features, cpu_model
+from targets.cpuinfo import cpu_features, cpu_model, saturates_int8
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,6 +57,9 @@ class Cpu(Target):
             raise TargetError(f"target cpu: precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.threads < 1:
             raise TargetError(f"target cpu: threads must be 1 or more, got {self.threads}")
+        if saturates_int8():
+            # oneDNN's u8·s8 kernels saturate on this CPU, which is the one it is built for
+            object.__setattr__(self, "scheme", replace(type(self).scheme, reduced_range=True))
 
     def build(self, onnx: Path, out: Path) -> None:
         """Write model.xml and model.bin, and the compiled model with a note of what it was compiled for."""

@@ -11,13 +11,14 @@ import tempfile
 import warnings
 from collections import Counter
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Dict, Iterator, Mapping, Tuple, Type
 
 import numpy as np
 
 from targets.base import Int8Scheme, Target, TargetError
+from targets.cpuinfo import saturates_int8
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,6 +66,9 @@ class Mobile(Target):
             raise TargetError(f"target mobile: platform must be arm or amd64, got {self.platform!r}")
         if self.threads < 1:
             raise TargetError(f"target mobile: threads must be 1 or more, got {self.threads}")
+        if self.platform == "amd64" and saturates_int8():
+            # MLAS's u8·s8 kernels saturate on this PC; those for Arm widen before they add
+            object.__setattr__(self, "scheme", replace(type(self).scheme, reduced_range=True))
 
     def build(self, onnx: Path, out: Path) -> None:
         """Write model.ort, required_operators.config (for a reduced runtime) and usability.json."""
