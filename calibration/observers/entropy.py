@@ -55,7 +55,7 @@ class Entropy(Observer[Histogram]):
 def _searched(seen: Histogram) -> tuple[Side, Side, NDArray[np.float64]]:
     """Both sides without what rounds to zero on every grid, and the thresholds to try."""
     sides = seen.sides()
-    edges, counts = sides[0].edges, sum(side.counts for side in sides)
+    edges, counts = sides[0].edges, sides[0].counts + sides[1].counts
     top = int(np.flatnonzero(counts)[-1]) + 1
     total = np.cumsum(counts)
     body = edges[int(np.searchsorted(total, _BODY * total[-1])) + 1]

@@ -20,16 +20,16 @@ class Averages(Extremes):
 
     def update(self, values: Values) -> None:
         """Take in one batch. Raises NonFiniteError, with nothing taken in."""
-        batch = Extremes()
-        batch.update(values)
+        batch = Averages(self.momentum)
+        Extremes.update(batch, values)
         if not batch.count:
             return
         weight = 1 - self.momentum if self.count else 1.0  # the first batch sets both
-        super().merge(batch)
+        Extremes.merge(self, batch)
         self.low += weight * (batch.minimum - self.low)
         self.high += weight * (batch.maximum - self.high)
 
-    def merge(self, other: Extremes) -> None:
+    def merge(self, other: Averages) -> None:
         """Raise CalibrationError: which batch came before which cannot be told from two averages."""
         raise CalibrationError(
             "moving_average depends on the order of the samples, so that shards of them do not merge:"

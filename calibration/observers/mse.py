@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.grids import HALF, STEPS, squared_error
-from calibration.histogram import Histogram
+from calibration.histogram import Histogram, Side
 from calibration.observers.base import Observer
 
 _OCTAVES = 16  # how far below the step that covers all values the search goes
@@ -45,11 +45,12 @@ class Mse(Observer[Histogram]):
 
     def magnitude(self, seen: Histogram) -> float:
         """Return the best threshold over 127 steps to each side."""
-        sides = seen.sides()
         greatest = max(-seen.minimum, seen.maximum)
         if not greatest:
             return 0.0
-        step = _best(greatest / HALF, lambda s: sum(squared_error(side, s, HALF)[:, -1] for side in sides))
+        one, other = seen.sides()
+        both = Side(one.edges, one.counts + other.counts)
+        step = _best(greatest / HALF, lambda s: squared_error(both, s, HALF)[:, -1])
         return min(step * HALF, greatest)
 
 
