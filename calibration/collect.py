@@ -7,13 +7,12 @@ from typing import Any
 
 from onnx import ModelProto
 
-from calibration.errors import CalibrationError
 from calibration.graph import activations, digest, index, load_model
 from calibration.observations import Observations
-from calibration.observers.base import Extremes, NonFiniteError, Observer
+from calibration.observers.base import NonFiniteError, Observer
 from calibration.placement import FUSED
 from calibration.ranges import Ranges
-from calibration.running import Array, Feeds, open_model, run_batches
+from calibration.running import Feeds, not_finite, open_model, run_batches
 
 
 def collect(
@@ -55,8 +54,11 @@ def observe(
 
     def show(tensors: Feeds, first: int, n: int) -> None:
         for name, array in tensors.items():
-            with locks[name]:
-                _update(seen[name], name, array, (first, n))
+            try:
+                with locks[name]:
+                    seen[name].update(array)
+            except NonFiniteError:
+                raise not_finite(name, array, first, n) from None
 
     samples = run_batches(opened, batches, show, on_batch)
     return Observations(seen, samples, observer, key)
@@ -71,17 +73,3 @@ def quantizable(model: ModelProto) -> list[str]:
     found = index(model.graph)
     readers = {name: found.only_reader(name) for name in activations(model.graph)}
     return [name for name, reader in readers.items() if reader is None or reader.op_type not in FUSED]
-
-
-def _update(memory: Extremes, name: str, array: Array, where: tuple[int, int]) -> None:
-    """Take in what `where[1]` samples, from number `where[0]` on, gave."""
-    first, n = where
-    try:
-        memory.update(array)
-    except NonFiniteError as error:
-        per_sample = array.ndim > 0 and array.shape[0] == n
-        sample = first + error.where // (array.size // n) if per_sample else first
-        raise CalibrationError(
-            f"tensor {name!r} is NaN or infinite at calibration sample {sample} (counted from 0):"
-            " check that sample, its preprocessing and the model's weights"
-        ) from None

@@ -115,6 +115,17 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def not_finite(name: str, array: Array, first: int, n: int) -> CalibrationError:
+    """The error for a tensor with NaN or infinity, of `n` samples from number `first` on; it names the sample."""
+    where = int(np.argmax(~np.isfinite(array)))
+    per_sample = array.ndim > 0 and array.shape[0] == n
+    sample = first + where // (array.size // n) if per_sample else first
+    return CalibrationError(
+        f"tensor {name!r} is NaN or infinite at calibration sample {sample} (counted from 0):"
+        " check that sample, its preprocessing and the model's weights"
+    )
+
+
 def _room(pending: Collection[tuple[object, int]], n: int, at_once: int) -> bool:
     """Whether a slice of `n` more samples may be in flight."""
     return len(pending) < min(2, at_once) or sum(held for _, held in pending) + n <= at_once
@@ -126,7 +137,7 @@ def _one(opened: Opened, feeds: Feeds, where: tuple[int, int], show: Shown) -> N
     show({name: feeds[name] for name in opened.given}, first, n)
     try:
         values: list[Array] = opened.session.run(list(opened.fetched), dict(feeds))
-    except _refusals() as error:
+    except refusals() as error:
         raise CalibrationError(f"calibration sample {first}: onnxruntime cannot run it: {_first_line(error)}") from None
     show(dict(zip(opened.fetched, values, strict=True)), first, n)
 
@@ -150,12 +161,12 @@ def _session(onnx_path: Path, only: Collection[str] | None, threads: int) -> tup
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except _refusals() as error:
+    except refusals() as error:
         raise CalibrationError(f"{onnx_path}: onnxruntime cannot load it: {_first_line(error)}") from None
     return session, computed
 
 
-def _refusals() -> tuple[type[Exception], ...]:
+def refusals() -> tuple[type[Exception], ...]:
     """What onnxruntime raises, which has no common base of its own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
