@@ -1,11 +1,13 @@
-"""Readies any float ONNX model for int8: everything that can be computed ahead is, and nothing stands between ops
-that runtimes fuse, so that pairs land where kernels are."""
+"""Readies any float ONNX model for int8, so that Q/DQ pairs land where kernels are.
+
+What can be computed ahead is, and nothing stands between ops that runtimes fuse.
+"""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import onnx
 from onnx import ModelProto, helper, version_converter
@@ -41,6 +43,17 @@ def prepare(model: ModelProto) -> ModelProto:
     del ready.graph.value_info[:]
     ready.graph.value_info.extend(values)
     return ready
+
+
+def save_model(model: ModelProto, path: Path) -> None:
+    """Write `model` to `path`; weights too large for one message go to `path` with `.data` behind it.
+
+    Those are then no longer in `model`, but in the file.
+    """
+    if _is_large(model):
+        onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
+    else:
+        onnx.save(model, path)
 
 
 def _check(model: ModelProto) -> None:
@@ -92,11 +105,9 @@ def _optimized(model: ModelProto) -> ModelProto:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(written)
         options.log_severity_level = 4
-        if _size(model) > _MOST_IN_MESSAGE:
+        if _is_large(model):
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "written.data")
-            onnx.save(model, given, save_as_external_data=True, location="given.data")
-        else:
-            onnx.save(model, given)
+        save_model(model, given)
         try:
             ort.InferenceSession(str(given), options, ["CPUExecutionProvider"], disabled_optimizers=_REWRITES)
         except refusals() as error:
@@ -105,14 +116,9 @@ def _optimized(model: ModelProto) -> ModelProto:
         return load_model(written)
 
 
-def _size(model: ModelProto) -> int:
-    """Bytes of weights."""
-    return sum(len(tensor.raw_data) or _stored(tensor) for tensor in model.graph.initializer)
-
-
-def _stored(tensor: Any) -> int:
-    """Bytes of a tensor that is not stored raw, at most."""
-    return 8 * max(len(getattr(tensor, field)) for field in ("float_data", "int32_data", "int64_data", "double_data"))
+def _is_large(model: ModelProto) -> bool:
+    sizes = (helper.tensor_dtype_to_np_dtype(t.data_type).itemsize * math.prod(t.dims) for t in model.graph.initializer)
+    return sum(sizes) > _MOST_IN_MESSAGE
 
 
 def _restore(ready: ModelProto, model: ModelProto) -> None:

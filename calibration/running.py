@@ -135,6 +135,8 @@ def _one(opened: Opened, feeds: Feeds, where: tuple[int, int], show: Shown) -> N
     """Run one slice, and show its tensors."""
     first, n = where
     show({name: feeds[name] for name in opened.given}, first, n)
+    if not opened.fetched:  # none named means all outputs to onnxruntime
+        return
     try:
         values: list[Array] = opened.session.run(list(opened.fetched), dict(feeds))
     except refusals() as error:
