@@ -117,8 +117,10 @@ def _optimized(model: ModelProto) -> ModelProto:
 
 
 def _is_large(model: ModelProto) -> bool:
-    sizes = (helper.tensor_dtype_to_np_dtype(t.data_type).itemsize * math.prod(t.dims) for t in model.graph.initializer)
-    return sum(sizes) > _MOST_IN_MESSAGE
+    size = 0
+    for tensor in model.graph.initializer:
+        size += math.prod(tensor.dims) * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return size > _MOST_IN_MESSAGE
 
 
 def _restore(ready: ModelProto, model: ModelProto) -> None:

@@ -88,7 +88,7 @@ def attention(opset: int) -> ModelProto:
 MODELS = {
     "scattered": (scattered, (3, 8, 8)),
     "resnet": (lambda: resnet("N"), (3, 16, 16)),
-    "mean": (lambda: resnet(2, mean="ReduceMean"), (2, 3, 16, 16)),
+    "mean": (lambda: resnet(mean="ReduceMean"), (3, 16, 16)),
     "attention": (lambda: attention(20), (5, 8)),
 }
 
@@ -108,19 +108,14 @@ def test_function_and_interface_are_preserved(name):
     onnx.checker.check_model(ready, full_check=True)
     assert list(ready.graph.input) == list(made.graph.input)
     assert list(ready.graph.output) == list(made.graph.output)
-    if name == "mean":
-        np.testing.assert_allclose(run(ready, samples(1, shape)), run(made, samples(1, shape)), rtol=1e-4, atol=1e-5)
-    else:
-        assert_same_function(made, ready, samples(3, shape))
+    assert_same_function(made, ready, samples(3, shape))
 
 
 def test_what_stood_between_is_gone():
     ready = prepare(scattered())
     assert Counter(ops(ready)) == {"Conv": 1, "Relu": 1, "Mul": 1, "Reshape": 1, "Gemm": 1}
-    shapes = {
-        v.name: [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim] for v in ready.graph.value_info
-    }
-    assert shapes["rk"] == ["N", 4, 8, 8]
+    (shape,) = [v.type.tensor_type.shape.dim for v in ready.graph.value_info if v.name == "rk"]
+    assert [d.dim_value or d.dim_param for d in shape] == ["N", 4, 8, 8]
     assert {o.domain for o in ready.opset_import} == {""}
 
 
@@ -128,7 +123,7 @@ def test_what_stood_between_is_gone():
 def test_what_is_ready_calibrates_and_takes_pairs(tmp_path, scheme):
     ready = prepare(scattered())
     ranges = collect(saved(ready, tmp_path), [{"x": samples(4, (3, 8, 8))}], Minmax())
-    assert len(place(ready, ranges, scheme).quantized) >= 2
+    assert "Conv_c" in place(ready, ranges, scheme).quantized
 
 
 def test_several_ops_are_not_rewritten_as_one_that_some_runtimes_lack():
@@ -173,7 +168,7 @@ def test_an_opset_that_cannot_be_converted():
 
 def test_weights_listed_as_inputs_are_weights():
     nodes = [node("Conv", ["x", "w"], "c"), node("Mul", ["c", "s"], "y")]
-    made = model(nodes, {"w": normal(4, 3, 1, 1), "s": np.asarray([3.0], np.float32)}, ("N", 3, 2, 2))
+    made = model(nodes, {"w": normal(4, 3, 1, 1), "s": normal(1, 4, 1, 1)}, ("N", 3, 2, 2))
     for tensor in made.graph.initializer:
         made.graph.input.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, tensor.dims))
     made.ir_version = 3
@@ -209,25 +204,23 @@ def test_several_inputs_of_any_type():
     assert list(ready.graph.output) == list(made.graph.output)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["scattered", "resnet", "mean"])
 def test_large_models_go_through_external_data(tmp_path, monkeypatch, name):
-    build, _ = MODELS[name]
+    build, shape = MODELS[name]
     expected = prepare(build())
     monkeypatch.setattr(module, "_MOST_IN_MESSAGE", 100)
     ready = prepare(build())
     assert {t.name: numpy_helper.to_array(t).tobytes() for t in ready.graph.initializer} == {
         t.name: numpy_helper.to_array(t).tobytes() for t in expected.graph.initializer
     }
-    assert list(ready.graph.node) == list(expected.graph.node)
-    assert list(ready.graph.value_info) == list(expected.graph.value_info)
+    assert {(n.op_type, *n.input, *n.output) for n in ready.graph.node} == {
+        (n.op_type, *n.input, *n.output) for n in expected.graph.node
+    }
     save_model(ready, tmp_path / "big.onnx")
     assert (tmp_path / "big.onnx.data").exists()
-    shape = [d.dim_value or 2 for d in expected.graph.input[0].type.tensor_type.shape.dim]
-    feeds = [{"x": samples(1, shape)[0]}]
-    onnx.save(expected, tmp_path / "small.onnx")
-    found, wanted = (collect(tmp_path / f, feeds, Minmax()) for f in ("big.onnx", "small.onnx"))
-    assert found == wanted
-    assert load_model(tmp_path / "big.onnx").graph.node == expected.graph.node
+    loaded = load_model(tmp_path / "big.onnx")
+    assert_same_function(expected, loaded, samples(2, shape))
+    collect(tmp_path / "big.onnx", [{"x": samples(1, shape)}], Minmax()).require(loaded)
 
 
 def test_what_int8_cannot_be_made_of():
@@ -240,6 +233,6 @@ def test_what_int8_cannot_be_made_of():
         prepare(quantized)
     refused = model([node("Relu", ["x"], "y")], {}, (1, 2))
     refused.graph.node[0].op_type = "Nonsense"
-    with pytest.raises(CalibrationError, match="onnxruntime cannot load the model: .*Nonsense") as caught:
+    with pytest.raises(CalibrationError, match=r"onnxruntime cannot load the model: .*Nonsense") as caught:
         prepare(refused)
     assert "\n" not in str(caught.value)
