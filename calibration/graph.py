@@ -177,13 +177,11 @@ def copy_with_constants_lifted(model: ModelProto) -> ModelProto:
 def drop_unread_initializers(graph: GraphProto) -> None:
     """Remove, in place, initializers that nothing reads any more."""
     found = index(graph)
-    kept = [t for t in graph.initializer if {t.name} & (found.readers.keys() | found.inner | found.outputs)]
-    dropped = found.constants.keys() - {t.name for t in kept}
-    inputs = [value for value in graph.input if value.name not in dropped]
-    for field, rest in ((graph.initializer, kept), (graph.input, inputs)):
-        copies = [type(item).FromString(item.SerializeToString()) for item in rest]
-        del field[:]
-        field.extend(copies)
+    read = found.readers.keys() | found.inner | found.outputs
+    for field in (graph.initializer, graph.input):
+        for i in reversed(range(len(field))):
+            if field[i].name in found.constants and field[i].name not in read:
+                del field[i]
 
 
 def fold_batch_norm(model: ModelProto) -> ModelProto:
