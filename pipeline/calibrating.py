@@ -7,7 +7,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from calibration import observers
-from calibration.collect import collect
+from calibration.collect import collect, quantizable
+from calibration.graph import load_model
 from calibration.ranges import Ranges
 from pipeline.exporting import INPUT
 from pipeline.progress import Progress
@@ -26,5 +27,6 @@ def observe(
     """Run the first `total` samples that `read` gives through `model`; return the ranges that `observer` chose."""
     made = observers.make(observer, **options)
     batches = (read(slice(start, min(start + BATCH, total))) for start in range(0, total, BATCH))
+    wanted = quantizable(load_model(model, weights=False))
     with progress.bar("calibrate", total) as bar:
-        return collect(model, ({INPUT: x} for x in batches), made, bar.advance)
+        return collect(model, ({INPUT: x} for x in batches), made, bar.advance, only=wanted)
