@@ -48,6 +48,16 @@ class TestEvery:
         assert (low, high) == (np.float32(value), np.float32(value))
         assert observer.magnitude(seen) in (None, pytest.approx(abs(np.float32(value)), rel=1 / 64))
 
+    @pytest.mark.parametrize("values", [[0, 1e-42], [-1e-42, 1e-44], [-3e38, 3e38], [0, 0, 1e-30]])
+    def test_the_ends_of_float32(self, name, values):
+        observer = make(name)
+        seen = observer.start()
+        seen.update(np.asarray(values, np.float32))
+        low, high = observer.range(seen)
+        assert np.float32(min(values)) <= low <= high <= np.float32(max(values))
+        magnitude = observer.magnitude(seen)
+        assert magnitude is None or 0 < magnitude <= np.float32(np.abs(values).max())
+
     def test_configuration_and_state_are_json(self, name):
         observer = make(name)
         seen = observer.start()

@@ -31,7 +31,7 @@ class Entropy(Observer[Histogram]):
 
     def range(self, seen: Histogram) -> tuple[float, float]:
         """Return the best threshold to both sides, cut to the extremes, over 255 steps from end to end."""
-        if seen.minimum == seen.maximum:
+        if seen.minimum == seen.maximum or seen.zeros == seen.count:
             return seen.minimum, seen.maximum
         positive, negative, thresholds = _searched(seen)
         low = np.maximum(-thresholds, min(seen.minimum, 0.0))
@@ -44,8 +44,8 @@ class Entropy(Observer[Histogram]):
     def magnitude(self, seen: Histogram) -> float:
         """Return the best threshold over 127 steps to each side."""
         greatest = max(-seen.minimum, seen.maximum)
-        if not greatest:
-            return 0.0
+        if seen.zeros == seen.count:
+            return greatest
         positive, negative, thresholds = _searched(seen)
         half = np.full(len(thresholds), HALF)
         best = int(np.argmin(divergence(positive, negative, Grids(thresholds, thresholds / HALF, half, half))))
