@@ -23,6 +23,8 @@ from onnx import (
 
 from calibration.errors import CalibrationError
 
+_SMALL = 1024  # bytes of a tensor that may be a shape, which shape inference reads
+
 
 @dataclass(frozen=True)
 class Index:
@@ -133,6 +135,32 @@ def digest(model: ModelProto) -> str:
     return h.hexdigest()
 
 
+def without_weights(model: ModelProto) -> ModelProto:
+    """Return a copy of `model` with the types and shapes of its greater weights, but not their values.
+
+    For onnx's own tools, which pass models on as messages: those hold 2 GiB at most.
+    """
+    copy = ModelProto(ir_version=model.ir_version)
+    copy.opset_import.extend(model.opset_import)
+    copy.functions.extend(model.functions)
+    for field in ("node", "input", "output", "value_info"):
+        getattr(copy.graph, field).extend(getattr(model.graph, field))
+    copy.graph.name = model.graph.name
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) <= _SMALL:
+            copy.graph.initializer.append(tensor)
+        else:
+            bare = copy.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            bare.data_location = TensorProto.EXTERNAL
+            bare.external_data.add(key="location", value="left-out")
+    return copy
+
+
+def inferred(model: ModelProto) -> GraphProto:
+    """Return the graph with the types and shapes that can be inferred, and without its greater weights."""
+    return shape_inference.infer_shapes(without_weights(model), data_prop=True).graph
+
+
 def copy_with_constants_lifted(model: ModelProto) -> ModelProto:
     """Return a copy of `model` whose `Constant` nodes are initializers, so that weights are in one place."""
     copy = ModelProto()
@@ -149,13 +177,11 @@ def copy_with_constants_lifted(model: ModelProto) -> ModelProto:
 def drop_unread_initializers(graph: GraphProto) -> None:
     """Remove, in place, initializers that nothing reads any more."""
     found = index(graph)
-    kept = [t for t in graph.initializer if {t.name} & (found.readers.keys() | found.inner | found.outputs)]
-    dropped = found.constants.keys() - {t.name for t in kept}
-    inputs = [value for value in graph.input if value.name not in dropped]
-    for field, rest in ((graph.initializer, kept), (graph.input, inputs)):
-        copies = [type(item).FromString(item.SerializeToString()) for item in rest]
-        del field[:]
-        field.extend(copies)
+    read = found.readers.keys() | found.inner | found.outputs
+    for field in (graph.initializer, graph.input):
+        for i in reversed(range(len(field))):
+            if field[i].name in found.constants and field[i].name not in read:
+                del field[i]
 
 
 def fold_batch_norm(model: ModelProto) -> ModelProto:
@@ -182,7 +208,7 @@ def pool_spatial_means(model: ModelProto) -> ModelProto:
     torch exports adaptive average pooling as the former; int8 kernels exist for the latter.
     """
     pooled = copy_with_constants_lifted(model)
-    graph = shape_inference.infer_shapes(pooled).graph
+    graph = inferred(pooled)
     ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.input, *graph.value_info, *graph.output)}
     constants = index(pooled.graph).constants
     for node in pooled.graph.node:

@@ -7,6 +7,7 @@ spends its bins on the range, which a single outlier stretches until everything 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,16 @@ _SHIFT = 23 - _MANTISSA
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _OCTAVES = 32  # kept below the greatest magnitude; int8 cannot tell what is smaller from zero
 _SIZE = _OCTAVES << _MANTISSA
+_END = 2.0**128  # what the greatest float32 stays below
+_TAKEN = 1 << 16  # values counted at once: with their keys they stay in a core's own cache
+
+
+@dataclass(frozen=True)
+class Side:
+    """The values of one sign, by magnitude: `counts[i]` of them lie in `edges[i]` ≤ magnitude < `edges[i + 1]`."""
+
+    edges: NDArray[np.float64]
+    counts: Counts
 
 
 class Histogram(Extremes):
@@ -49,16 +60,10 @@ class Histogram(Extremes):
             return
         self._rise(_first_for(max(-self.minimum, self.maximum)))
         flat = np.ascontiguousarray(values, np.float32).reshape(-1)
-        below = np.int32(self._first - 1)
-        column = flat.view(np.int32) & _MAGNITUDE
-        column >>= _SHIFT
-        np.maximum(column, below, out=column)
-        column -= below
-        if self.minimum >= 0:  # half the bins to count
-            self._counts[0] += np.bincount(column, minlength=_SIZE + 1)
-        else:
-            column += (flat < 0) * np.int32(_SIZE + 1)
-            self._counts += np.bincount(column, minlength=2 * (_SIZE + 1)).reshape(2, -1)
+        rows = 1 if self.minimum >= 0 else 2  # without values < 0, half the bins to count
+        for start in range(0, flat.size, _TAKEN):
+            bins = self._bins_of(flat[start : start + _TAKEN], rows)
+            self._counts[:rows] += np.bincount(bins, minlength=rows * (_SIZE + 1)).reshape(rows, -1)
 
     def merge(self, other: Histogram) -> None:
         """Take in what `other` saw."""
@@ -88,6 +93,12 @@ class Histogram(Extremes):
         counts = np.concatenate([self._counts[1, 1 + negative], self._counts[0, 1 + positive]])
         return np.concatenate([-far_n, near_p]), np.concatenate([-near_n, far_p]), counts
 
+    def sides(self) -> tuple[Side, Side]:
+        """The values > 0 and those < 0, in all bins, used or not; zeros are in neither."""
+        near, far = self._edges(np.arange(_SIZE))
+        edges = np.append(near, far[-1])
+        return Side(edges, self._counts[0, 1:]), Side(edges, self._counts[1, 1:])
+
     def quantile(self, share: float) -> float:
         """Return the value that `share` of the non-zero values do not exceed, 0 ≤ share ≤ 1.
 
@@ -104,11 +115,22 @@ class Histogram(Extremes):
         value = low[at] + inside * (high[at] - low[at])
         return float(np.clip(value, self.minimum, self.maximum))
 
+    def _bins_of(self, values: Values, rows: int) -> NDArray[np.int32]:
+        """The flat bin numbers of a part of the values, by integer operations on their bits."""
+        below = np.int32(self._first - 1)
+        column = values.view(np.int32) & _MAGNITUDE
+        column >>= _SHIFT
+        np.maximum(column, below, out=column)
+        column -= below
+        if rows == 2:
+            column += (values < 0) * np.int32(_SIZE + 1)
+        return column
+
     def _edges(self, columns: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Magnitudes where bins begin and end: the floats whose leading bits are their keys, and the next."""
         keys = columns.astype(np.int32) + np.int32(self._first)
         near, far = (((keys + step) << _SHIFT).view(np.float32).astype(np.float64) for step in (0, 1))
-        return near, far
+        return near, np.minimum(far, _END)
 
     def _rise(self, first: int) -> None:
         if first > self._first:

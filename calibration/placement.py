@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from onnx import ModelProto, NodeProto, TensorProto, shape_inference
+from onnx import ModelProto, NodeProto, TensorProto
 
 from calibration.errors import CalibrationError
-from calibration.graph import Index, copy_with_constants_lifted, index, label
+from calibration.graph import Index, copy_with_constants_lifted, index, inferred, label
 from calibration.qdq import write_pairs
 from calibration.ranges import Ranges
 from calibration.scheme import Scheme
@@ -78,7 +78,7 @@ def _check(model: ModelProto, scheme: Scheme) -> None:
 
 def _floats(model: ModelProto, ranges: Ranges) -> set[str]:
     """Activations of type float32; where the type cannot be inferred, those that were observed."""
-    graph = shape_inference.infer_shapes(model).graph
+    graph = inferred(model)
     constants = {tensor.name for tensor in graph.initializer}
     values = (*graph.input, *graph.value_info, *graph.output)
     types = {value.name: value.type.tensor_type.elem_type for value in values}

@@ -84,7 +84,7 @@ def _params(graph: GraphProto, tensors: Mapping[str, TensorRange], scheme: Schem
     """Scale and zero point per tensor."""
     found = {name: tensors[origin] for name, origin in origins(graph, tensors).items()}
     return {
-        name: activation_params(seen.low, seen.high, scheme.activation, scheme.symmetric)
+        name: activation_params(*seen.bounds(scheme.symmetric), scheme.activation, scheme.symmetric)
         for name, seen in found.items()
     }
 

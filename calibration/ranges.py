@@ -23,6 +23,13 @@ class TensorRange:
     maximum: float
     low: float
     high: float
+    magnitude: float | None = None  # to clip at ±magnitude where the zero point is fixed, if not at the greater end
+
+    def bounds(self, symmetric: bool) -> tuple[float, float]:
+        """The range to cover under a free zero point, or under a fixed one (`symmetric`)."""
+        if not symmetric or self.magnitude is None:
+            return self.low, self.high
+        return -self.magnitude, self.magnitude
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ class Ranges:
             "samples": self.samples,
         }
         lines = [f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items()]
-        rows = [f"    {json.dumps(k)}: {json.dumps(asdict(v))}" for k, v in self.tensors.items()]
+        rows = [f"    {json.dumps(k)}: {json.dumps(_row(v))}" for k, v in self.tensors.items()]
         body = ",\n".join(rows)
         path.write_text("{\n" + "".join(lines) + '  "tensors": {\n' + body + "\n  }\n}\n", encoding="utf-8")
 
@@ -78,7 +85,13 @@ class Ranges:
         return cls(tensors, fields["samples"], fields["observer"], fields["options"], fields["model"])
 
 
+_ENDS = {"minimum", "maximum", "low", "high"}
 _TYPES = {"model": str, "observer": str, "options": dict, "samples": int, "tensors": dict}
+
+
+def _row(found: TensorRange) -> dict[str, float]:
+    """The fields that are set."""
+    return {key: value for key, value in asdict(found).items() if value is not None}
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -98,14 +111,16 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def _tensor_range(path: Path, name: str, row: Any) -> TensorRange:
-    if not isinstance(row, dict) or row.keys() != TensorRange.__dataclass_fields__.keys():
-        _wrong(path, f"tensors.{name}", "does not have exactly minimum, maximum, low and high")
+    if not isinstance(row, dict) or row.keys() - {"magnitude"} != _ENDS:
+        _wrong(path, f"tensors.{name}", "does not have exactly minimum, maximum, low and high (and magnitude)")
     for key, value in row.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             _wrong(path, f"tensors.{name}.{key}", f"is {value!r}, not a finite number")
     found = TensorRange(**{key: float(value) for key, value in row.items()})
     if not found.minimum <= found.low <= found.high <= found.maximum:
         _wrong(path, f"tensors.{name}", "is not ordered minimum ≤ low ≤ high ≤ maximum")
+    if found.magnitude is not None and not 0 <= found.magnitude <= max(-found.minimum, found.maximum):
+        _wrong(path, f"tensors.{name}.magnitude", "is not between 0 and the greatest magnitude")
     return found
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from calibration import observers
 from calibration.adaround import Annealing
 from calibration.choosing import Chosen, choose, equalized
-from calibration.collect import collect
+from calibration.collect import collect, quantizable
 from calibration.graph import load_model
 from calibration.layers import layers
 from calibration.network import Batches
@@ -39,8 +39,9 @@ class Samples:
 def observe(model: Path, samples: Samples, observer: str, options: Mapping[str, float], progress: Progress) -> Ranges:
     """Run samples through `model`; return the ranges that `observer` chose."""
     made = observers.make(observer, **options)
+    wanted = quantizable(load_model(model, weights=False))
     with progress.bar("calibrate", samples.total) as bar:
-        return collect(model, samples.first(samples.total)(), made, bar.advance)
+        return collect(model, samples.first(samples.total)(), made, bar.advance, only=wanted)
 
 
 def equalize(model: Path, out: Path, samples: Samples, options: WeightOptions, progress: Progress) -> dict[str, Any]:

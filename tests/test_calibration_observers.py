@@ -8,9 +8,12 @@ from calibration.observers import make, names
 from calibration.observers.minmax import Minmax
 from calibration.observers.percentile import Percentile
 
+UNORDERED = [name for name in names() if not make(name).ordered]
+
 
 def test_files_are_the_names():
-    assert {"minmax", "percentile"} <= set(names())
+    assert {"minmax", "percentile", "entropy", "mse", "moving_average"} <= set(names())
+    assert set(names()) - set(UNORDERED) == {"moving_average"}
     assert make("minmax") == Minmax()
     assert make("percentile", percentile=99.0) == Percentile(99.0)
 
@@ -26,18 +29,15 @@ class TestEvery:
         assert values.min() <= low < high <= values.max()
         assert np.mean((values >= low) & (values <= high)) > 0.99
 
-    def test_shards_and_order_give_the_same(self, name):
+    def test_magnitude_lies_within_the_extremes_and_keeps_most_values(self, name):
         observer = make(name)
-        parts = np.random.default_rng(1).standard_cauchy((6, 1000)).astype(np.float32)
-        whole, left, right = observer.start(), observer.start(), observer.start()
-        for part in parts:
-            whole.update(part)
-        for part in parts[3:][::-1]:
-            left.update(part)
-        for part in parts[:3]:
-            right.update(part)
-        left.merge(right)
-        assert observer.range(left) == observer.range(whole)
+        values = np.random.default_rng(0).normal(1, 2, 5000).astype(np.float32)
+        seen = observer.start()
+        seen.update(values)
+        found = observer.magnitude(seen)
+        if found is not None:
+            assert found <= np.abs(values).max()
+            assert np.mean(np.abs(values) <= found) > 0.99
 
     @pytest.mark.parametrize("value", [0.0, 3.5, -1e-8])
     def test_constant_tensors(self, name, value):
@@ -46,6 +46,17 @@ class TestEvery:
         seen.update(np.full(50, value, np.float32))
         low, high = observer.range(seen)
         assert (low, high) == (np.float32(value), np.float32(value))
+        assert observer.magnitude(seen) in (None, pytest.approx(abs(np.float32(value)), rel=1 / 64))
+
+    @pytest.mark.parametrize("values", [[0, 1e-42], [-1e-42, 1e-44], [-3e38, 3e38], [0, 0, 1e-30]])
+    def test_the_ends_of_float32(self, name, values):
+        observer = make(name)
+        seen = observer.start()
+        seen.update(np.asarray(values, np.float32))
+        low, high = observer.range(seen)
+        assert np.float32(min(values)) <= low <= high <= np.float32(max(values))
+        magnitude = observer.magnitude(seen)
+        assert magnitude is None or 0 < magnitude <= np.float32(np.abs(values).max())
 
     def test_configuration_and_state_are_json(self, name):
         observer = make(name)
@@ -55,6 +66,22 @@ class TestEvery:
         copy.restore(json.loads(json.dumps(seen.state())))
         assert observer.range(copy) == observer.range(seen)
         assert make(observer.name(), **json.loads(json.dumps(observer.options))) == observer
+
+
+@pytest.mark.parametrize("name", UNORDERED)
+def test_shards_and_order_give_the_same(name):
+    observer = make(name)
+    parts = np.random.default_rng(1).standard_cauchy((6, 1000)).astype(np.float32)
+    whole, left, right = observer.start(), observer.start(), observer.start()
+    for part in parts:
+        whole.update(part)
+    for part in parts[3:][::-1]:
+        left.update(part)
+    for part in parts[:3]:
+        right.update(part)
+    left.merge(right)
+    assert observer.range(left) == observer.range(whole)
+    assert observer.magnitude(left) == observer.magnitude(whole)
 
 
 def test_percentile_cuts_both_tails():

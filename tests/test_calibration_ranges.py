@@ -65,6 +65,14 @@ def test_no_tensors_is_valid_json_too(tmp_path):
         ),
         ({"tensors": {"x": {"minimum": 0, "maximum": 1, "low": 0, "high": float("nan")}}}, "x.high is nan"),
         ({"tensors": {"x": {"minimum": 0, "maximum": 1, "low": 0, "high": 2}}}, "tensors.x is not ordered"),
+        (
+            {"tensors": {"x": {"minimum": 0, "maximum": 1, "low": 0, "high": 1, "magnitude": 2}}},
+            "tensors.x.magnitude is not between 0 and the greatest magnitude",
+        ),
+        (
+            {"tensors": {"x": {"minimum": 0, "maximum": 1, "low": 0, "high": 1, "magnitude": None}}},
+            "tensors.x.magnitude is None, not a finite number",
+        ),
     ],
 )
 def test_wrong_files_say_where(path, change, message):
@@ -82,6 +90,15 @@ def test_files_that_are_something_else(path, content):
         Ranges.load(path)
     with pytest.raises(CalibrationError, match="no such file"):
         Ranges.load(path.parent / "none.json")
+
+
+def test_a_magnitude_is_for_fixed_zero_points(tmp_path):
+    found = TensorRange(-1.0, 4.0, -0.5, 3.0, 2.5)
+    Ranges({"t": found}, 1, "mse", {}, "k").save(tmp_path / "r.json")
+    assert Ranges.load(tmp_path / "r.json").tensors["t"] == found
+    assert (found.bounds(symmetric=False), found.bounds(symmetric=True)) == ((-0.5, 3.0), (-2.5, 2.5))
+    without = TensorRange(-1.0, 4.0, -0.5, 3.0)
+    assert without.bounds(symmetric=False) == without.bounds(symmetric=True) == (-0.5, 3.0)
 
 
 def test_missing_tensors_are_named():

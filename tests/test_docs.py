@@ -12,10 +12,14 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import yaml
+from calibration_nets import resnet, samples
 from conftest import COMMAND, ROOT, environment, run_cli, write_project
 
+from calibration import observers
+from calibration.ranges import Ranges
 from pipeline import plugins, recipe
 from pipeline.pruning.ranking import criterion_of
 from pipeline.report.table import HEADER
@@ -187,3 +191,28 @@ def test_the_console_script_is_the_module_under_test() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).is_relative_to(ROOT)
     assert COMMAND[0] == sys.executable
+
+
+def test_the_page_on_observing_names_every_observer_and_works_as_written(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "observing.md"
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| `")]
+    assert {row.split("`")[1] for row in rows} == set(observers.names())
+    assert {row.split("`")[1] for row in rows if "**yes**" in row} == {
+        name for name in observers.names() if observers.make(name).ordered
+    }
+    onnx.save(resnet(), tmp_path / "model.onnx")
+    np.save(tmp_path / "x.npy", samples(4))
+    whole, sharded = (text for _, kind, text in blocks(page) if kind == "python")
+    head = "import numpy as np\nbatches = part = [{'x': np.load('x.npy')}]\n"
+    ran = subprocess.run(
+        [sys.executable, "-c", head + whole + "ranges.save(Path('whole.json'))\n" + sharded],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    expected, found = (Ranges.load(tmp_path / name) for name in ("whole.json", "ranges.json"))
+    assert found.samples == expected.samples == 4
+    assert set(expected.tensors) < set(found.tensors)

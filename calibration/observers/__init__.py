@@ -1,6 +1,7 @@
 """Observers by name: one file each; other distributions add theirs as entry points."""
 
 import pkgutil
+from dataclasses import fields
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -23,10 +24,10 @@ def make(name: str, **options: Any) -> Observer[Any]:
     if name not in names():
         raise CalibrationError(f"no observer named {name!r}; have: {', '.join(names())}")
     kind = _kind(name)
-    fields = tuple(kind.__dataclass_fields__)
-    unknown = sorted(options.keys() - set(fields))
+    known = tuple(field.name for field in fields(kind))
+    unknown = sorted(options.keys() - set(known))
     if unknown:
-        raise CalibrationError(f"observer {name} has no option {unknown[0]!r}; have: {', '.join(fields) or 'none'}")
+        raise CalibrationError(f"observer {name} has no option {unknown[0]!r}; have: {', '.join(known) or 'none'}")
     return kind(**options)
 
 

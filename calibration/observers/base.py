@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,8 @@ class Observer(ABC, Generic[Seen]):
     showed is kept apart, in what `start` returns, so that one observer serves all tensors and shards.
     """
 
+    ordered: ClassVar[bool] = False  # whether the order of the data shows; its memories need not merge then
+
     @classmethod
     def name(cls) -> str:
         """The name users type: the file's."""
@@ -89,4 +91,16 @@ class Observer(ABC, Generic[Seen]):
 
     @abstractmethod
     def range(self, seen: Seen) -> tuple[float, float]:
-        """Return `(low, high)`, within the observed extremes, from a memory that saw at least one value."""
+        """Return `(low, high)`, within the observed extremes, from a memory that saw at least one value.
+
+        It is for 8-bit integers with a free zero point: 255 steps from `low` to `high`.
+        """
+
+    def magnitude(self, seen: Seen) -> float | None:
+        """Return the best `m` to clip at ±m where the zero point is fixed, 127 steps to each side.
+
+        None, as here, says `max(|low|, |high|)`. A one-sided tensor has half of the steps under a fixed zero
+        point that it has under a free one, so that an observer which weighs rounding against clipping comes
+        to another end.
+        """
+        return None

@@ -43,6 +43,7 @@ class QuantizedGraph(nn.Module):
     def __init__(self, model: ModelProto, ranges: Ranges, scheme: Scheme, *, learned: bool = True) -> None:
         super().__init__()
         self._model, self._ranges, self._scheme = copy_with_constants_lifted(model), ranges, scheme
+        self._learned = learned
         graph = self._model.graph
         self._nodes = [_checked(node) for node in graph.node]
         self._given = [attributes(node) for node in self._nodes]
@@ -58,7 +59,8 @@ class QuantizedGraph(nn.Module):
         self._quants = {name: f"range_{i}" for i, name in enumerate(dict.fromkeys(self._origin.values()))}
         for name, key in self._quants.items():
             seen = ranges.tensors[name]
-            self.add_module(key, FakeQuant(seen.low, seen.high, scheme.activation, scheme.symmetric, learned))
+            ends = seen.bounds(scheme.symmetric)
+            self.add_module(key, FakeQuant(*ends, scheme.activation, scheme.symmetric, learned))
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the model's output, or its outputs, of inputs `(N, ...)`."""
@@ -92,7 +94,7 @@ class QuantizedGraph(nn.Module):
                 value = getattr(self, self._keys[tensor.name]).detach().cpu().contiguous().numpy()
                 tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
         tensors = dict(self._ranges.tensors)
-        for name in self._quants:
+        for name in self._quants if self._learned else ():
             quant = self._quant(name)
             low, high = sorted((float(quant.low), float(quant.high)))
             seen = tensors[name]
