@@ -1,11 +1,11 @@
 """Where QuantizeLinear/DequantizeLinear pairs go in a float ONNX model, given a target's int8 scheme."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, TensorProto, shape_inference
 
-from calibration.errors import CalibrationError
+from calibration.errors import CalibrationError, listed
 from calibration.graph import Index, copy_with_constants_lifted, index, label
 from calibration.qdq import write_pairs
 from calibration.ranges import Ranges
@@ -28,15 +28,22 @@ class Placement:
     skipped: Mapping[str, str]  # node -> why it stays in float
 
 
-def place(model: ModelProto, ranges: Ranges, scheme: Scheme) -> Placement:
+def place(
+    model: ModelProto, ranges: Ranges, scheme: Scheme, *, exclude: Mapping[str, str] | Collection[str] = ()
+) -> Placement:
     """Return a copy of the float `model` in int8: pairs on activations, weights stored as int8.
 
     A tensor gets one pair, which all of its readers share. Inputs and outputs of the model stay float.
     Fold batch norms first (`graph.fold_batch_norm`): a pair would part them from their convolution.
 
-    Raises CalibrationError if `ranges` are of another model, lack a tensor, or the model cannot take pairs.
+    Ops named in `exclude` (`graph.label`) stay in float; a mapping says by whom or what, for the report. An
+    input that they share with an op in int8 keeps its pair.
+
+    Raises CalibrationError if `ranges` are of another model, lack a tensor, the model cannot take pairs, or
+    has no op of a name in `exclude`.
     """
     _check(model, scheme)
+    _check_names(model, exclude)
     ranges.require(model)
     copy = copy_with_constants_lifted(model)
     found = index(copy.graph)
@@ -46,7 +53,7 @@ def place(model: ModelProto, ranges: Ranges, scheme: Scheme) -> Placement:
     for node in copy.graph.node:
         if not floats.intersection(node.input) or node.op_type not in (*scheme.weighted, *scheme.joined):
             continue
-        reason = _refusal(node, found, floats, scheme)
+        reason = _refusal(node, found, floats, scheme) or _excluded(label(node), exclude)
         if reason:
             skipped[label(node)] = reason
         else:
@@ -67,6 +74,18 @@ def _check(model: ModelProto, scheme: Scheme) -> None:
         raise CalibrationError("the model has QuantizeLinear nodes already: give the float model")
     if scheme.activation not in ("uint8", "int8"):
         raise CalibrationError(f"the scheme's activation is {scheme.activation!r}: use 'uint8' or 'int8'")
+
+
+def _check_names(model: ModelProto, exclude: Collection[str]) -> None:
+    unknown = set(exclude) - {label(node) for node in model.graph.node}
+    if unknown:
+        raise CalibrationError(f"no op of the model is named {listed(sorted(unknown))}: it cannot be left in float")
+
+
+def _excluded(name: str, exclude: Mapping[str, str] | Collection[str]) -> str | None:
+    if name not in exclude:
+        return None
+    return f"left in float by {exclude[name] if isinstance(exclude, Mapping) else 'request'}"
 
 
 def _floats(model: ModelProto, ranges: Ranges) -> set[str]:
