@@ -36,8 +36,10 @@ def place(
     A tensor gets one pair, which all of its readers share. Inputs and outputs of the model stay float.
     Fold batch norms first (`graph.fold_batch_norm`): a pair would part them from their convolution.
 
-    Ops named in `exclude` (`graph.label`) stay in float; a mapping says by whom or what, for the report. An
-    input that they share with an op in int8 keeps its pair.
+    Ops named in `exclude` (`graph.label`) stay in float; a mapping says by whom or what, for the report. Of a
+    tensor that they share with an op in int8 they read what its pair gives, as other float ops do; but the
+    tensor before the pair where they would stand between two pairs and `scheme.quantize_outputs`: onnxruntime
+    makes an int8 convolution of that, and rounds the float weight for it, one scale for all channels.
 
     Raises CalibrationError if `ranges` are of another model, lack a tensor, the model cannot take pairs, or
     has no op of a name in `exclude`.
@@ -59,7 +61,14 @@ def place(
         else:
             taken.append(node)
     with_weights = frozenset(node.output[0] for node in taken if _weight(node, found, scheme))
-    write_pairs(copy.graph, ranges.of(_tensors(taken, found, floats, scheme)), with_weights, scheme)
+    tensors = _tensors(taken, found, floats, scheme)
+    between = {
+        node.output[0]: list(node.input)
+        for node in copy.graph.node
+        if scheme.quantize_outputs and label(node) in exclude and _written(node, found) in tensors
+    }
+    write_pairs(copy.graph, ranges.of(tensors), with_weights, scheme)
+    _read_floats(copy, between)
     return Placement(copy, tuple(label(node) for node in taken), skipped)
 
 
@@ -86,6 +95,13 @@ def _excluded(name: str, exclude: Mapping[str, str] | Collection[str]) -> str | 
     if name not in exclude:
         return None
     return f"left in float by {exclude[name] if isinstance(exclude, Mapping) else 'request'}"
+
+
+def _read_floats(model: ModelProto, inputs: Mapping[str, list[str]]) -> None:
+    """Give the nodes with these first outputs their inputs back."""
+    for node in model.graph.node:
+        if node.output[0] in inputs:
+            node.input[:] = inputs[node.output[0]]
 
 
 def _floats(model: ModelProto, ranges: Ranges) -> set[str]:

@@ -226,6 +226,10 @@ def test_a_computed_bias_gets_no_pair():
     assert pairs(place(made, calibrated(made), WRITING)) == {"x"}
 
 
+def by_name(made, name):
+    return next(n for n in made.graph.node if n.name == name)
+
+
 @SCHEMES
 def test_what_is_excluded_stays_in_float_and_says_by_whom(scheme):
     made = resnet()
@@ -254,6 +258,18 @@ def test_a_shared_input_keeps_its_pair_while_one_of_its_readers_is_in_int8():
     made = resnet()
     assert "pool" in pairs(place(made, calibrated(made), FUSING, exclude=["Conv_b1"]))
     assert "pool" not in pairs(place(made, calibrated(made), FUSING, exclude=["Conv_b1", "Conv_short"]))
+
+
+@pytest.mark.parametrize("name", ["Conv_b1", "Conv_short", "Conv_a1", "Gemm_y"])
+def test_what_is_excluded_runs_in_float_on_onnxruntime_too(name, tmp_path):
+    """It would round the float weight of a convolution between two pairs."""
+    made = resnet()
+    placed = place(made, calibrated(made), WRITING, exclude=[name])
+    run(placed.model, samples(1), tmp_path / "optimized.onnx")
+    optimized = onnx.load(tmp_path / "optimized.onnx")
+    products = by_op(optimized, "Conv") + by_op(optimized, "FusedConv") + by_op(optimized, "Gemm")
+    output = by_name(made, name).output[0]
+    assert {name, f"{output}_nchwc"} & {n.name for n in products}  # onnxruntime renames what it reorders
 
 
 def test_excluding_what_is_not_there_is_an_error():
