@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, shape_inference
 
-from calibration.graph import Index, attributes, index, label
+from calibration.graph import Index, activations, attributes, index, label
 from calibration.placement import FUSED, Placement
 from calibration.scheme import Scheme
 
@@ -23,6 +23,33 @@ class Layer:
     def name(self) -> str:
         """The op that the layer is called by."""
         return self.ops[0]
+
+
+@dataclass(frozen=True)
+class WeightedOp:
+    """An op that a scheme has int8 weights for, or would have."""
+
+    name: str  # `graph.label`
+    kind: str
+    writes: tuple[str, ...]  # its output, and those of the activations that kernels fuse behind it
+
+
+def weighted_ops(model: ModelProto, scheme: Scheme) -> tuple[WeightedOp, ...]:
+    """Return the convolutions and matrix products of `model` that read an activation, in graph order."""
+    found = index(model.graph)
+    live = set(activations(model.graph))
+    return tuple(
+        WeightedOp(label(node), node.op_type, _chain(node, found))
+        for node in model.graph.node
+        if node.op_type in scheme.weighted and live.intersection(node.input)
+    )
+
+
+def _chain(node: NodeProto, found: Index) -> tuple[str, ...]:
+    names = [node.output[0]]
+    while (reader := found.only_reader(names[-1])) is not None and reader.op_type in (*FUSED, "Add"):
+        names.append(reader.output[0])
+    return tuple(names)
 
 
 def layers(model: ModelProto, placed: Placement, scheme: Scheme) -> tuple[Layer, ...]:

@@ -106,7 +106,7 @@ class Comparison:
 
 
 def compare(
-    reference: Run, other: Run, calls: Iterable[Feeds], on_call: Callable[[], object] | None = None
+    reference: Run, other: Run, calls: Iterable[Feeds], on_call: Callable[[], object] = lambda: None
 ) -> Fidelity:
     """Run both models on every call of `calls`; `on_call` is called after each."""
     found = Comparison()

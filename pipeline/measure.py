@@ -21,7 +21,7 @@ from pipeline.references import DataSpec
 from pipeline.store import Artifact, Store
 from pipeline.tasks.base import Task
 from targets.base import Target
-from targets.devices.base import Device, Fingerprint, Measurement, Timing
+from targets.devices.base import Device, Fingerprint, Measurement, Timing, kernel
 from targets.npz import save
 
 CHUNK_BYTES = 256_000_000  # of inputs handed to the device at once: bounds memory on both sides
@@ -163,6 +163,7 @@ def measurement(fields: Mapping[str, Any]) -> Measurement:
     lists = {
         "blocks_ns": tuple(tuple(block) for block in fields["blocks_ns"]),
         "warmup_ns": tuple(fields["warmup_ns"]),
+        "kernels": tuple(kernel(told) for told in fields["kernels"]),
         "warnings": tuple(fields["warnings"]),
     }
     return Measurement(**{**fields, **lists})

@@ -54,6 +54,7 @@ class Agent:
             "warm": self._warm,
             "block": self._block,
             "infer": self._infer,
+            "kernels": lambda _: [asdict(kernel) for kernel in self._loaded().kernels()],
             "precision": lambda _: self._loaded().precision(),
             "usage": lambda _: {"memory_peak_bytes": memory_peak_bytes(), "cpu_s": time.process_time()},
         }

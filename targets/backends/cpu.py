@@ -6,7 +6,6 @@ import hashlib
 import json
 import platform
 import sys
-from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict, Iterator, Mapping, Option
 
 import numpy as np
 
-from targets.base import Int8Scheme, Target, TargetError
+from targets.base import Int8Scheme, Kernel, Target, TargetError, precisions
 from targets.cpuinfo import cpu_features, cpu_model
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from targets.base import Runner, Tensors
 
 PRECISIONS = ("f32", "bf16", "f16", "auto")
+MADE = ("/WithoutBiases", "/Dequantization", "/DequantizationMultiply")  # suffixes of layers split off another
 KERNELS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNCell", "RNNSeq"})
 
 
@@ -148,14 +148,20 @@ class OpenVinoRunner:
             for port in self._compiled.inputs
         }
 
-    def precision(self) -> Dict[str, int]:
-        """Compute kernels by the precision that the runtime model says each one runs in."""
-        counts: Counter[str] = Counter()
+    def kernels(self) -> Tuple[Kernel, ...]:
+        """Compute kernels as the runtime model has them."""
+        found = []
         for node in self._compiled.get_runtime_model().get_ops():
             info = node.get_rt_info()
-            if info["layerType"].astype(str) in KERNELS:
-                counts[_short(info["runtimePrecision"].astype(str))] += 1
-        return dict(sorted(counts.items()))
+            kind = info["layerType"].astype(str)
+            if kind in KERNELS:
+                names = _names(info["originalLayersNames"].astype(str))
+                found.append(Kernel(kind, _short(info["runtimePrecision"].astype(str)), names))
+        return tuple(found)
+
+    def precision(self) -> Dict[str, int]:
+        """Compute kernels by the precision that the runtime model says each one runs in."""
+        return precisions(self.kernels())
 
     def _static_views(self) -> Optional[Tuple[Dict[str, NDArray[Any]], Dict[str, NDArray[Any]]]]:
         """Arrays over the request's own tensors: half the call's overhead. None where shapes are dynamic."""
@@ -178,6 +184,16 @@ def _openvino() -> Any:
     import openvino
 
     return openvino
+
+
+def _names(listed: str) -> Tuple[str, ...]:
+    """The layers that a kernel came from; OpenVINO appends what it made of one, as in "conv/WithoutBiases"."""
+    found: Dict[str, None] = {}
+    for name in listed.split(","):
+        found[name] = None
+        for made in MADE:
+            found[name.partition(made)[0]] = None
+    return tuple(name for name in found if name)
 
 
 def _short(precision: str) -> str:
