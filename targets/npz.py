@@ -46,6 +46,19 @@ def batches(path: Path, size: int) -> Iterator[Tuple[Dict[str, NDArray[Any]], in
             yield {n: _padded(_read(files[n], h, valid), size) for n, h in headers.items()}, valid
 
 
+def first(path: Path, size: int) -> Dict[str, NDArray[Any]]:
+    """Return the first batch of `size` samples; all of the file where its arrays do not count samples alike.
+
+    A model may take a scalar, or a state whose first dimension is no batch: its file holds one whole call.
+    Raises TargetError as `batches` does.
+    """
+    with _opened(path) as (headers, files):
+        lengths = {header.shape[:1] for header in headers.values()}
+        if len(lengths) > 1:
+            return {n: _read(files[n], h, h.shape[0]) if h.shape else _scalar(files[n], h) for n, h in headers.items()}
+    return next(batches(path, size))[0]
+
+
 def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays of equal length as one batch."""
     write(path, iter((arrays,)), len(next(iter(arrays.values()))))
@@ -118,6 +131,10 @@ def _read(file: IO[bytes], header: Header, count: int) -> NDArray[Any]:
     if len(data) != size:
         raise TargetError(f"an array ends early: {header.shape} was promised")
     return np.frombuffer(data, header.dtype).reshape(shape)
+
+
+def _scalar(file: IO[bytes], header: Header) -> NDArray[Any]:
+    return np.frombuffer(file.read(header.dtype.itemsize), header.dtype).reshape(())
 
 
 def _padded(array: NDArray[Any], size: int) -> NDArray[Any]:

@@ -21,9 +21,7 @@ def test_launches_share_the_rounds_evenly(rounds: int, launches: int, samples: i
 
 
 def test_what_several_processes_did_is_one_run() -> None:
-    a = Run(
-        1.0, (5,), True, 7, cpu_s=1.0, memory_peak_bytes=10, kernels=INT8, blocks_ns=[(1, 2)]
-    )
+    a = Run(1.0, (5,), True, 7, cpu_s=1.0, memory_peak_bytes=10, kernels=INT8, blocks_ns=[(1, 2)])
     b = Run(
         2.0,
         (6,),
