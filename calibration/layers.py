@@ -1,6 +1,6 @@
 """What int8 is decided by: a layer with weights and what its kernel computes along with it, or a lone op."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,14 +34,14 @@ class WeightedOp:
     writes: tuple[str, ...]  # its output, and those of the activations that kernels fuse behind it
 
 
-def weighted_ops(model: ModelProto, scheme: Scheme) -> tuple[WeightedOp, ...]:
-    """Return the convolutions and matrix products of `model` that read an activation, in graph order."""
+def weighted_ops(model: ModelProto, kinds: Collection[str]) -> tuple[WeightedOp, ...]:
+    """Return the ops of `model` of these kinds that read an activation, in graph order."""
     found = index(model.graph)
     live = set(activations(model.graph))
     return tuple(
         WeightedOp(label(node), node.op_type, _chain(node, found))
         for node in model.graph.node
-        if node.op_type in scheme.weighted and live.intersection(node.input)
+        if node.op_type in kinds and live.intersection(node.input)
     )
 
 

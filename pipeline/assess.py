@@ -130,8 +130,8 @@ class Assessor:
         seed = self.meter.timing.seed
         # a call with another batch is another job: its time compares with nothing here
         comparable = built is not source and built.inputs == source.inputs
-        speedup = _ratio(race[source.stage], mine, seed) if comparable else None
-        ratio = _ratio(mine, race[previous.stage], seed) if comparable else None
+        speedup = ratio_of(race[source.stage], mine, seed) if comparable else None
+        ratio = ratio_of(mine, race[previous.stage], seed) if comparable else None
         fields = {
             "latency": latency(mine),
             "speedup": speedup,
@@ -221,6 +221,7 @@ def latency(measured: Measurement) -> Latency:
     return Latency(p50_ms=of(0.5), p90_ms=of(0.9), p99_ms=of(0.99), samples=measured.blocks_ns)
 
 
-def _ratio(a: Measurement, b: Measurement, seed: int) -> Interval:
+def ratio_of(a: Measurement, b: Measurement, seed: int) -> Interval:
+    """The p50 of `a` over that of `b`, which were timed interleaved."""
     found = stats.ratio_interval(a.blocks_ns, b.blocks_ns, seed=seed)
     return Interval(value=found.value, low=found.low, high=found.high)

@@ -40,6 +40,7 @@ class Calls:
     batch: int
     read: Callable[[int, int], Feeds]  # samples `start` to `stop`, as the model takes them
     start: int = 0
+    fixed: bool = False  # whether the model takes `batch` samples at once and no other number
 
     def __len__(self) -> int:
         return (self.count + self.batch - 1) // self.batch
@@ -50,10 +51,11 @@ class Calls:
             yield self.read(start, min(start + self.batch, stop))
 
     def part(self, start: int, count: int) -> "Calls":
-        """Up to `count` samples from `start` on, both rounded down to whole calls, but at least one call."""
-        start = start // self.batch * self.batch
+        """Up to `count` samples from `start` on; where the batch is fixed, whole calls: at least one, if there is."""
+        step = self.batch if self.fixed else 1
+        start = start // step * step
         left = max(self.count - start, 0)
-        return replace(self, start=self.start + start, count=min(max(count // self.batch, 1) * self.batch, left))
+        return replace(self, start=self.start + start, count=min(max(count // step, 1) * step, left))
 
 
 def inputs_of(model: onnx.ModelProto, path: Path) -> tuple[Input, ...]:
@@ -154,7 +156,7 @@ def _batched(count: int, inputs: tuple[Input, ...], read: Callable[[int, int], F
         batch = static.pop()
         if count < batch:
             raise UserError(f"--data {data}: {count} samples, and the model takes {batch} at once; give more")
-        return Calls(count // batch * batch, batch, read)
+        return Calls(count // batch * batch, batch, read, fixed=True)
     one = sum(array.nbytes for array in read(0, 1).values())
     return Calls(count, max(1, min(TOGETHER, CALL_BYTES // max(one, 1))), read)
 

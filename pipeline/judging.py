@@ -16,6 +16,7 @@ from pipeline.devices import Place
 from pipeline.errors import UserError
 from pipeline.feeding import Calls, Input
 from pipeline.references import resolve
+from pipeline.report.quantized import EXACT_DB
 from targets.base import Target
 
 AGREEMENT = "agreement"
@@ -59,7 +60,7 @@ def _agreement(run: Run, reference: Run, calls: Calls) -> float:
 
 def sqnr_of(calls: Calls, reference: Run) -> Metric:
     """SQNR in dB of the output that lost most."""
-    return lambda run: min(decibels(compare(reference, run, calls).worst), 999.0)
+    return lambda run: min(decibels(compare(reference, run, calls).worst), EXACT_DB)
 
 
 @contextmanager
@@ -70,7 +71,7 @@ def running(model: ModelProto | Path, inputs: tuple[Input, ...], target: Target,
     """
     if place is None or place.why_not:
         with opened(model) as run:
-            yield _any_batch(run, inputs)
+            yield any_batch(run, inputs)
         return
     with tempfile.TemporaryDirectory() as folder:
         path = model if isinstance(model, Path) else Path(folder) / "model.onnx"
@@ -80,7 +81,7 @@ def running(model: ModelProto | Path, inputs: tuple[Input, ...], target: Target,
         built.mkdir()
         place.device.build(target, path, built)
         with target.open(built) as runner:
-            yield _any_batch(runner, inputs)
+            yield any_batch(runner, inputs)
 
 
 def write(model: ModelProto, path: Path) -> None:
@@ -91,7 +92,7 @@ def write(model: ModelProto, path: Path) -> None:
     onnx.save(copy if large else model, path, save_as_external_data=large, location=f"{path.name}.data")
 
 
-def _any_batch(run: Run, inputs: tuple[Input, ...]) -> Run:
+def any_batch(run: Run, inputs: tuple[Input, ...]) -> Run:
     """Cut calls into batches of the size that the model takes; the last one is filled up."""
     batches = {value.shape[0] for value in inputs if value.shape and value.shape[0] >= 0}
     if len(batches) != 1:

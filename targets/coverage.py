@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Dict, Iterable, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from targets.base import Kernel
 
@@ -28,15 +28,19 @@ class Coverage:
     ran: bool  # read from what the runtime compiled; False: as placed, as nothing could run it
 
     def line(self, most: int = 3) -> str:
-        """Say it in one line, with the reasons of the first `most` ops: `51 of 53 Conv in int8; not: …`."""
+        """Say it in one line, naming up to `most` ops for each reason: `51 of 53 Conv in int8; not: …`."""
         if not self.ops:
             return "no op that int8 kernels exist for"
         counts = ", ".join(f"{self.int8.get(kind, 0)} of {n} {kind}" for kind, n in self.ops.items())
         planned = "" if self.ran else " as placed (nothing ran here)"
-        reasons = [f"{name}, because {why}" for name, why in list(self.floats.items())[:most]]
-        more = len(self.floats) - len(reasons)
-        left = "; ".join([*reasons, *([f"and {more} more"] if more > 0 else [])])
+        left = "; ".join(f"{_named(names, most)}, because {why}" for why, names in self._by_reason().items())
         return f"{counts} in int8{planned}" + (f"; not: {left}" if left else "")
+
+    def _by_reason(self) -> Dict[str, List[str]]:
+        found: Dict[str, List[str]] = {}
+        for name, why in self.floats.items():
+            found.setdefault(why, []).append(name)
+        return found
 
 
 def cover(ops: Sequence[Op], skipped: Mapping[str, str], kernels: Optional[Iterable[Kernel]]) -> Coverage:
@@ -54,6 +58,11 @@ def cover(ops: Sequence[Op], skipped: Mapping[str, str], kernels: Optional[Itera
     counted = Counter(op.kind for op in ops)
     int8 = Counter(op.kind for op in ops if op.name not in floats)
     return Coverage(dict(sorted(int8.items())), dict(sorted(counted.items())), floats, ran is not None)
+
+
+def _named(names: Sequence[str], most: int) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _by_name(kernels: Iterable[Kernel]) -> Dict[str, str]:

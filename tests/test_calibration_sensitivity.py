@@ -47,7 +47,7 @@ def test_layers_without_weights_stand_alone():
     found = {layer.name: layer for layer in layers(made, place(made, calibrated(made), scheme), scheme)}
     assert found["MaxPool_pool"].ops == ("MaxPool_pool",)
     assert found["MaxPool_pool"].macs == 0
-    assert [op.name for op in weighted_ops(made, scheme)] == [n for n in found if n != "MaxPool_pool"]
+    assert [op.name for op in weighted_ops(made, scheme.weighted)] == [n for n in found if n != "MaxPool_pool"]
 
 
 @SCHEMES

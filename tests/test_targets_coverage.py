@@ -29,7 +29,11 @@ def test_reasons_come_from_the_placement_first_and_then_from_what_ran() -> None:
         "1 of 2 Conv, 0 of 1 Gemm in int8; not: c2, because the runtime runs it in f32, although it has its pairs;"
         " fc, because its weight is 8 × 4"
     )
-    assert found.line(1).endswith("pairs; and 1 more")
+
+
+def test_ops_with_one_reason_are_told_together() -> None:
+    found = cover(OPS, dict.fromkeys(("c1", "c2", "fc"), "left in float by request"), None)
+    assert found.line(2).endswith("not: c1, c2 and 1 more, because left in float by request")
 
 
 def test_what_the_runtime_runs_in_int8_counts_even_if_it_was_left_alone() -> None:
@@ -61,7 +65,7 @@ def test_what_was_left_in_float_is_found_on_the_real_runtimes(name, exclude, opt
     if options and name == "cpu":
         pytest.skip("the cpu has no platforms")
     target, made = plugins.make(name, options), resnet()
-    names = [op.name for op in weighted_ops(made, target.scheme)]
+    names = [op.name for op in weighted_ops(made, target.scheme.weighted)]
     exclude = names if exclude == "all" else exclude
     placed = place(made, calibrated(made), target.scheme, exclude=exclude)
     onnx.save(placed.model, tmp_path / "model.onnx")
@@ -70,7 +74,7 @@ def test_what_was_left_in_float_is_found_on_the_real_runtimes(name, exclude, opt
         with target.open(Path(folder)) as run:
             kernels = run.kernels()
             assert run.precision() == precisions(kernels)
-    ops = [Op(op.name, op.kind, op.writes) for op in weighted_ops(made, target.scheme)]
+    ops = [Op(op.name, op.kind, op.writes) for op in weighted_ops(made, target.scheme.weighted)]
     found = cover(ops, placed.skipped, kernels)
     assert sum(found.ops.values()) == 7
     assert set(exclude) <= set(found.floats)

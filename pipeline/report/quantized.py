@@ -11,6 +11,8 @@ from pipeline.report import table
 from pipeline.report.schema import Coverage, Interval, Latency, Verdict
 from pipeline.report.terminal import STYLES
 
+EXACT_DB = 999.0  # what stands for the SQNR of equal outputs
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null")
@@ -103,7 +105,7 @@ def _rows(report: Quantized) -> list[tuple[str, str, str, str]]:
         rows.append(("peak memory", table.size(one.memory_peak_bytes), table.size(other.memory_peak_bytes), ""))
     if found := report.accuracy:
         floor = "" if found.floor is None else f"at least {found.floor:g} was asked for"
-        rows.append((found.name, f"{found.float_:g}", f"{found.int8:g}", floor))
+        rows.append((found.name, f"{found.float_:g}" if found.float_ < EXACT_DB else "exact", f"{found.int8:g}", floor))
     for name, output in report.outputs.items():
         exact = "exact" if output.sqnr_db is None else f"{output.sqnr_db:.1f} dB"
         same = "" if output.agreement is None else f"top-1 agrees {100 * output.agreement:.2f}%"
