@@ -1,17 +1,19 @@
 """The ONNX file that would ship to a target if the pipeline stopped at an artifact."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from calibration.layers import weighted_ops
 from calibration.placement import Scheme, place
 from calibration.ranges import Ranges
 from pipeline.exporting import describe
+from targets.coverage import Op
 
-MODEL, RANGES = "model.onnx", "ranges.json"
+MODEL, RANGES, LOWERED = "model.onnx", "ranges.json", "lowered.json"
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,23 @@ class Lowered:
     int8: bool
     quantized: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
+    ops: tuple[Op, ...] = ()  # that int8 kernels exist for
 
     def figures(self) -> dict[str, Any]:
         """The figures for the report."""
         return {"quantized_ops": len(self.quantized), "float_ops": dict(self.skipped)} if self.int8 else {}
+
+    def save(self, path: Path) -> None:
+        """Write JSON."""
+        path.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Lowered":
+        """Read what `save` wrote."""
+        told = json.loads(path.read_text(encoding="utf-8"))
+        ops = tuple(Op(op["name"], op["kind"], tuple(op["writes"])) for op in told["ops"])
+        skipped = tuple((name, why) for name, why in told["skipped"])
+        return cls(told["int8"], tuple(told["quantized"]), skipped, ops)
 
 
 def lower(model: Path, ranges: Path | None, scheme: Scheme, out: Path) -> Lowered:
@@ -36,7 +51,8 @@ def lower(model: Path, ranges: Path | None, scheme: Scheme, out: Path) -> Lowere
     placed = place(proto, Ranges.load(ranges), scheme)
     describe(placed.model, {"edgesmith.int8": json.dumps({"ops": len(placed.quantized)})})
     onnx.save(placed.model, out)
-    return Lowered(True, tuple(placed.quantized), tuple(placed.skipped.items()))
+    ops = tuple(Op(op.name, op.kind, op.writes) for op in weighted_ops(proto, scheme.weighted))
+    return Lowered(True, tuple(placed.quantized), tuple(placed.skipped.items()), ops)
 
 
 def lowered_files(folder: Path) -> tuple[Path, Path | None]:

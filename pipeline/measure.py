@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline import fingerprint
 from pipeline.data.base import Split
 from pipeline.exporting import INPUT
-from pipeline.lowering import lower
+from pipeline.lowering import LOWERED, lower
 from pipeline.progress import Progress
 from pipeline.references import DataSpec
 from pipeline.store import Artifact, Store
@@ -50,7 +50,7 @@ class Meter:
         return replace(self, target=replace(self.target, precision="f32"))  # type: ignore[call-arg]
 
     def lower(self, model: Path, ranges: Path | None) -> Path:
-        """The ONNX file that would ship, as a stored artifact."""
+        """The ONNX file that would ship, as a stored artifact, with what became of each op beside it."""
         parts = {
             "lower": fingerprint.of_file(model),
             "ranges": fingerprint.of_file(ranges) if ranges else None,
@@ -59,7 +59,7 @@ class Meter:
         }
 
         def work(out: Path) -> None:
-            lower(model, ranges, self.target.scheme, out / "model.onnx")
+            lower(model, ranges, self.target.scheme, out / "model.onnx").save(out / LOWERED)
 
         return self.store.make(parts, work)[0].path / "model.onnx"
 

@@ -60,8 +60,11 @@ def first(path: Path, size: int) -> Dict[str, NDArray[Any]]:
 
 
 def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays of equal length as one batch."""
-    write(path, iter((arrays,)), len(next(iter(arrays.values()))))
+    """Write arrays as they are, uncompressed: a batch where they have one length, or one call of a model."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                npy.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
 
 
 def write(path: Path, batches_of: Iterator[Mapping[str, NDArray[Any]]], total: int) -> None:

@@ -92,6 +92,7 @@ class StageReport(_Model):
     memory_peak_bytes: int | None
     runtime: dict[str, str]
     precision: Precision
+    coverage: Annotated[Coverage | None, Field(description="of an int8 model")] = None
     device: DeviceInfo | None
     proxy: Annotated[bool, Field(description="measured on another kind of device than the target is for")]
     warnings: tuple[str, ...]
