@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from onnx import ModelProto
 
-from calibration.layers import Layer, layers
+from calibration.kernels import Layer, layers
 from calibration.placement import Placement
 from calibration.runs import Array, Comparison, Feeds, Fidelity, Run, opened, size
 from calibration.scheme import Scheme

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx
 
-from calibration.layers import weighted_ops
+from calibration.kernels import weighted_ops
 from calibration.placement import Scheme, place
 from calibration.ranges import Ranges
 from pipeline.exporting import describe

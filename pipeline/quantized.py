@@ -3,28 +3,31 @@
 import datetime
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from calibration.layers import weighted_ops
+from calibration.kernels import weighted_ops
 from calibration.runs import Fidelity, compare
 from pipeline.assess import latency, ratio_of
 from pipeline.errors import UserError
 from pipeline.exporting import describe
 from pipeline.judging import running, write
-from pipeline.quantizing import DYNAMIC, Job, Made, Source, dynamic, source_of, static
+from pipeline.quantizing import Job, Made, Method, Source, source_of, static
+from pipeline.report.layer_noise import picture
 from pipeline.report.quantized import Accuracy, Output, Quantized, Side
 from pipeline.report.schema import Coverage, Interval, Verdict
+from pipeline.uncalibrated import DYNAMIC, dynamic, half
 from pipeline.verdict import Evidence, judge
 from targets.base import Target, TargetError
 from targets.coverage import Op, cover
 from targets.devices.base import Measurement
 from targets.npz import save
 
+MAKERS: Mapping[Method, Callable[[Job, Source], Made]] = {"static": static, "dynamic": dynamic, "f16": half}
 DISTRIBUTIONS = ("edgesmith", "onnx", "onnxruntime", "numpy")
 
 
@@ -40,14 +43,15 @@ def quantize(job: Job, out: Path) -> Quantized:
     """Write the int8 model of `job` to `out` and its report beside it, as .json; return the report.
 
     With `on_regression: reject` no model is written that is slower than the float one on this device; the
-    report is. Raises UserError for what cannot be quantized, and where no int8 model reaches the floor.
+    report is. Where layers were ranked, `.sensitivity.json` and `.sensitivity.svg` beside it show how.
+    Raises UserError for what cannot be quantized, and where no int8 model reaches the floor.
     """
     if out.suffix != ".onnx" or out.resolve() == job.model.resolve():
         raise UserError(f"--out {out}: name another .onnx file than the model's own")
     start_s = time.perf_counter()
     with source_of(job) as source:
-        made = dynamic(job, source) if job.settings.dynamic else static(job, source)
-        describe(made.model, {"edgesmith.int8": "dynamic" if job.settings.dynamic else "static"})
+        made = MAKERS[job.settings.method](job, source)
+        describe(made.model, {"edgesmith.quantized": job.settings.method})
         fidelity = _fidelity(job, source, made)
         with tempfile.TemporaryDirectory() as folder:
             raced = _race(job, source, made, Path(folder))
@@ -58,6 +62,11 @@ def quantize(job: Job, out: Path) -> Quantized:
     text = report.model_dump_json(by_alias=True, indent=1) + "\n"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(text, encoding="utf-8")
+    if made.ranking is not None:
+        made.ranking.save(out.with_suffix(".sensitivity.json"))
+        left = made.search.excluded if made.search else frozenset()
+        drawn = picture(made.ranking, job.model.name, left)
+        out.with_suffix(".sensitivity.svg").write_text(drawn, encoding="utf-8")
     return report
 
 
@@ -129,11 +138,11 @@ def _report(job: Job, source: Source, made: Made, judged: tuple[Fidelity, Raced]
         versions=_versions(target),
         device=asdict(where.fingerprint) if where is not None and ran is not None else None,
         proxy=where is not None and where.proxy,
-        method="dynamic" if settings.dynamic else "static",
+        method=settings.method,
         observer={"name": made.ranges.observer, **made.ranges.options} if made.ranges else None,
         samples=made.ranges.samples if made.ranges else 0,
         evaluated_samples=fidelity.samples,
-        held_out=source.held_out or settings.dynamic,
+        held_out=source.held_out or made.ranges is None,
         evaluated_on="onnxruntime, in float arithmetic" if ran is None else f"target {target.name()}",
         outputs=_outputs(fidelity),
         accuracy=_accuracy(made),
@@ -167,7 +176,7 @@ def _verdict(job: Job, raced: Raced, ratio: Interval | None) -> Verdict:
         return found
     rejected = job.settings.on_regression == "reject"
     end = "nothing was written" if rejected else "written all the same, as other devices may differ"
-    return Verdict(kind="slower", text=f"int8 is {found.text}: not worth shipping here; {end}", rejected=rejected)
+    return Verdict(kind="slower", text=f"it is {found.text}: not worth shipping here; {end}", rejected=rejected)
 
 
 def _side(raced: Raced, name: str, path: Path | None) -> Side:
@@ -203,10 +212,10 @@ def _accuracy(made: Made) -> Accuracy | None:
 
 def _coverage(job: Job, source: Source, made: Made, raced: Raced) -> Coverage:
     scheme = job.target.scheme
-    kinds = (*scheme.weighted, *DYNAMIC) if job.settings.dynamic else scheme.weighted
+    kinds = (*scheme.weighted, *DYNAMIC) if job.settings.method == "dynamic" else scheme.weighted
     ops = [Op(op.name, op.kind, op.writes) for op in weighted_ops(source.model, kinds)]
     # what dynamic quantization makes of an op goes under new names: its own report is all there is
-    kernels = raced.measured["int8"].kernels if raced.measured and not job.settings.dynamic else None
+    kernels = raced.measured["int8"].kernels if raced.measured and job.settings.method != "dynamic" else None
     found = cover(ops, made.skipped, kernels)
     return Coverage(**asdict(found), text=found.line())
 

@@ -1,6 +1,5 @@
 """Any float ONNX file to an int8 one for a target: calibrate, place, hold an accuracy floor, measure, report."""
 
-import logging
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -9,13 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import onnx
 from onnx import ModelProto
 
 from calibration import observers
 from calibration.collect import collect
 from calibration.graph import fold_batch_norm, label, load_model, pool_spatial_means
-from calibration.layers import layers
+from calibration.kernels import layers
 from calibration.mixed import Candidate, Mixed, mixed
 from calibration.placement import Placement, place
 from calibration.ranges import Ranges
@@ -31,12 +29,14 @@ from targets.base import Target
 from targets.devices.base import Timing
 
 EVALUATIONS = 40  # int8 models that may be judged to hold a floor
-DYNAMIC = ("MatMul", "Gemm", "LSTM")  # ops that onnxruntime quantizes as they run
 RANKED = 16  # samples that layers are ranked by: noise powers need few
 INTEGER_OPS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
     | {"MatMulInteger", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulNBits"}
 )
+
+
+Method = Literal["static", "dynamic", "f16"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Settings:
     max_drop: float | None = None  # in the metric's own unit
     min_sqnr: float | None = None  # dB
     exclude: tuple[str, ...] = ()
-    dynamic: bool = False
+    sensitivity: bool = False
+    method: Method = "static"
     on_regression: Literal["warn", "reject"] = "warn"
 
 
@@ -88,7 +89,7 @@ class Made:
 
     model: ModelProto
     skipped: Mapping[str, str]
-    ranges: Ranges | None
+    ranges: Ranges | None = None
     floor: Floor | None = None
     value: float | None = None  # of the floor's metric
     search: Mixed | None = None
@@ -136,10 +137,12 @@ def static(job: Job, source: Source) -> Made:
     calibrated_s = time.perf_counter()
     asked = dict.fromkeys(job.settings.exclude, "request")
     whole = _placed(job, source, ranges, asked)
-    floor = _floor(job, source)
+    floor = floor_of(job, source)
     made = Made(whole.model, whole.skipped, ranges)
     if floor is not None:
         made = _held(job, source, floor, ranges, whole)
+    if job.settings.sensitivity and made.ranking is None:
+        made = replace(made, ranking=_ranking(job, source, ranges, asked))
     held_s = time.perf_counter()
     return replace(made, seconds={"calibrate": calibrated_s - start_s, "accuracy control": held_s - calibrated_s})
 
@@ -152,8 +155,8 @@ def _placed(job: Job, source: Source, ranges: Ranges, exclude: Mapping[str, str]
     return placed
 
 
-def _floor(job: Job, source: Source) -> Floor | None:
-    """What the user asked for; None without a metric or a floor."""
+def floor_of(job: Job, source: Source) -> Floor | None:
+    """What the user asked for; None without a metric or a floor. Raises UserError for what makes no sense."""
     settings = job.settings
     if settings.metric is None and settings.max_drop is not None:
         raise UserError("--max-drop: of which metric? add --metric eval.py:metric, or --metric agreement")
@@ -216,48 +219,7 @@ def _ranking(job: Job, source: Source, ranges: Ranges, asked: Mapping[str, str])
     def placer(exclude: Collection[str]) -> Placement:
         return place(source.model, ranges, job.target.scheme, exclude={**dict.fromkeys(exclude, "ranking"), **asked})
 
-    total = len(placer(()).quantized) + 2
+    total = len(layers(source.model, placer(()), job.target.scheme)) + 2
     with job.progress.bar("rank layers", total) as bar:
         calls = source.seen.part(0, RANKED)
         return sensitivity(source.model, job.target.scheme, placer, calls, on_step=lambda *_: bar.advance())
-
-
-def dynamic(job: Job, source: Source) -> Made:
-    """Weights in int8, activations quantized as they come: onnxruntime's own `quantize_dynamic`.
-
-    Raises UserError for other runtimes, which lack the operators, and for a model with nothing of the kind.
-    """
-    from onnxruntime.quantization import quantize_dynamic
-
-    if "onnxruntime" not in job.target.uses:
-        raise UserError(f"--dynamic: target {job.target.name()} has no such kernels; use --target mobile")
-    if job.settings.max_drop is not None or job.settings.min_sqnr is not None:
-        raise UserError("--dynamic takes no floor: there is nothing to leave in float but what --exclude names")
-    start_s = time.perf_counter()
-    out = source.prepared.with_name("dynamic.onnx")
-    with _silent():
-        quantize_dynamic(
-            source.prepared, out, list(DYNAMIC), per_channel=True, nodes_to_exclude=list(job.settings.exclude)
-        )
-    made = onnx.load(out)
-    kept = {node.name: node.op_type for node in made.graph.node if node.op_type in DYNAMIC}
-    if not {node.op_type for node in made.graph.node} & INTEGER_OPS:
-        raise UserError(f"{job.model}: has no {', '.join(DYNAMIC)} with a constant weight: leave out --dynamic")
-    asked = set(job.settings.exclude)
-    skipped = {n: "left in float by request" if n in asked else "its weight is computed, not stored" for n in kept}
-    floor = _floor(job, source)
-    value = None
-    if floor is not None:
-        with running(made, source.inputs, job.target, job.place) as run:
-            value = floor.metric(run)
-    return Made(made, skipped, None, floor, value, seconds={"quantize": time.perf_counter() - start_s})
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep onnxruntime's advice to run its own preparation, on the root logger, off the console."""
-    disabled, logging.root.disabled = logging.root.disabled, True
-    try:
-        yield
-    finally:
-        logging.root.disabled = disabled

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from calibration_nets import FUSING, SCHEMES, calibrated, model, node, resnet, run, samples, sqnr_db
 
-from calibration.layers import layers, weighted_ops
+from calibration.kernels import layers, weighted_ops
 from calibration.placement import place
 from calibration.runs import Comparison, compare, decibels, opened, size
 from calibration.sensitivity import Question, sensitivity

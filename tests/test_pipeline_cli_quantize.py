@@ -99,6 +99,25 @@ def test_a_floor_is_held_by_leaving_layers_in_float(folder: Path) -> None:
     assert not list(folder.glob("never*"))
 
 
+def test_sensitivity_is_measured_and_drawn(folder: Path) -> None:
+    quantized(folder, "net.onnx", "--data", "data.npz", "--samples", 4, "--device", "none", "--sensitivity")
+    told = json.loads((folder / "net_int8.sensitivity.json").read_text())
+    assert {row["layer"]["ops"][0] for row in told["layers"]} >= {"Conv_stem", "Conv_b2", "Gemm_y"}
+    assert "Conv_stem" in (folder / "net_int8.sensitivity.svg").read_text()
+
+
+def test_float16(folder: Path) -> None:
+    report = quantized(
+        folder, "net.onnx", "--data", "data.npz", "--method", "f16", "--exclude", "Conv_stem", "--out", "half.onnx"
+    )
+    assert report["coverage"]["int8"] == {}
+    assert 40 < report["outputs"]["y"]["sqnr_db"] < 90
+    made = onnx.load(folder / "half.onnx")
+    types = {t.name: t.data_type for t in made.graph.initializer}
+    assert (types["stem.w"], types["a1.w"]) == (TensorProto.FLOAT, TensorProto.FLOAT16)
+    assert made.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+
+
 def test_a_metric_of_the_users_own_and_agreement(folder: Path) -> None:
     common = ("net.onnx", "--data", "data.npz", "--samples", 16, "--device", "none")
     report = quantized(folder, *common, "--metric", "eval.py:metric", "--max-drop", 10)
@@ -191,7 +210,7 @@ def stateful() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-@pytest.mark.parametrize("options", [[], ["--dynamic"]], ids=["static", "dynamic"])
+@pytest.mark.parametrize("options", [[], ["--method", "dynamic"]], ids=["static", "dynamic"])
 def test_a_model_with_state_takes_one_call_per_file(tmp_path: Path, options: list[str]) -> None:
     onnx.save(stateful(), tmp_path / "speech.onnx")
     (tmp_path / "calls").mkdir()
@@ -281,7 +300,8 @@ def test_options_that_make_no_sense_are_one_line(folder: Path) -> None:
         (["--metric", "eval.py:broken"], "returned nan; return a finite number"),
         (["--metric", "eval.py:nothing"], "eval.py has no 'nothing'"),
         (["--exclude", "Conv_nine"], "no op of the model is named 'Conv_nine'"),
-        (["--dynamic"], "use --target mobile"),
+        (["--method", "dynamic"], "use --target mobile"),
+        (["--method", "f16", "--min-sqnr", 20], "--method f16 is all or nothing"),
         (["--out", "net.onnx"], "name another .onnx file"),
         (["--observer", "median"], "no observer named 'median'"),
         (["--target", "cqu"], "did you mean cpu"),

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from calibration_nets import calibrated, resnet
 
-from calibration.layers import weighted_ops
+from calibration.kernels import weighted_ops
 from calibration.placement import place
 from targets import plugins
 from targets.backends import _tensorrt

@@ -52,7 +52,14 @@ def _numbers(_: click.Context, __: click.Parameter, value: str) -> tuple[float, 
 @click.option("--max-drop", type=click.FloatRange(min=0), help="That the metric may lose, in its own unit.")
 @click.option("--min-sqnr", type=float, help="The dB that the worst output must keep; in place of a metric.")
 @click.option("--exclude", multiple=True, metavar="NODE", help="Leave this node in float. Repeatable.")
-@click.option("--dynamic", is_flag=True, help="Quantize activations as they come: for MatMul, Gemm and LSTM.")
+@click.option("--sensitivity", is_flag=True, help="Measure and draw what each layer's int8 costs.")
+@click.option(
+    "--method",
+    type=click.Choice(("static", "dynamic", "f16")),
+    default="static",
+    show_default=True,
+    help="dynamic: ranges as they come, for MatMul, Gemm and LSTM on onnxruntime; f16: float16, no int8.",
+)
 @click.option("--mean", default="0", callback=_numbers, help="Images: (x / 255 - mean) / std.  [default: 0]")
 @click.option("--std", default="1", callback=_numbers, help="One number, or one for each channel.  [default: 1]")
 @click.option("--size", callback=_size, metavar="HxW", help="Images: where the model takes any size.")
@@ -82,7 +89,7 @@ def command(model: Path, data: Path, out: Path | None, **given: Any) -> None:
     edgesmith quantize model.onnx --data samples.npz --target cpu --out model_int8.onnx
     edgesmith quantize model.onnx --data photos/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     edgesmith quantize model.onnx --data samples.npz --metric eval.py:metric --max-drop 1.0
-    edgesmith quantize speech.onnx --data calls/ --dynamic --target mobile
+    edgesmith quantize speech.onnx --data calls/ --method dynamic --target mobile
     """
     from rich.console import Console
 
@@ -90,7 +97,8 @@ def command(model: Path, data: Path, out: Path | None, **given: Any) -> None:
     from pipeline.quantizing import Job
     from pipeline.report.quantized import show
 
-    out = out or model.with_name(f"{model.stem}_int8.onnx")
+    suffix = "f16" if given["method"] == "f16" else "int8"
+    out = out or model.with_name(f"{model.stem}_{suffix}.onnx")
     made = options.made(given["target"], {"threads": given["threads"]})
     job = Job(model, data, made, _place(made, given["device"]), _settings(given), options.progress(), _images(given))
     report = quantize(job, out)
@@ -111,7 +119,17 @@ def _place(target: "Target", device: str | None) -> "Place | None":
 def _settings(given: Mapping[str, Any]) -> "Settings":
     from pipeline.quantizing import Settings
 
-    same = ("observer", "samples", "metric", "max_drop", "min_sqnr", "exclude", "dynamic", "on_regression")
+    same = (
+        "observer",
+        "samples",
+        "metric",
+        "max_drop",
+        "min_sqnr",
+        "exclude",
+        "sensitivity",
+        "method",
+        "on_regression",
+    )
     return Settings(options=options.numbers(given["options"]), **{name: given[name] for name in same})
 
 

@@ -11,6 +11,7 @@ from pipeline.report import table
 from pipeline.report.schema import Coverage, Interval, Latency, Verdict
 from pipeline.report.terminal import STYLES
 
+METHODS = {"static": "int8", "dynamic": "dynamic int8", "f16": "float16"}
 EXACT_DB = 999.0  # what stands for the SQNR of equal outputs
 
 
@@ -59,7 +60,7 @@ class Quantized(_Model):
     versions: dict[str, str]
     device: dict[str, Any] | None
     proxy: bool
-    method: Annotated[str, Field(description="static, or dynamic")]
+    method: Annotated[str, Field(description="static, dynamic or f16")]
     observer: dict[str, Any] | None
     samples: Annotated[int, Field(description="that were calibrated on")]
     evaluated_samples: int
@@ -82,8 +83,12 @@ class Quantized(_Model):
 
 def show(report: Quantized, console: Console) -> None:
     """Print both models side by side, what int8 does to the outputs, the coverage and the verdict."""
-    shown = Table(title=f"{report.model} → int8 for {report.target['name']}", title_justify="left", header_style="bold")
-    for name in ("", "float", "int8", ""):
+    shown = Table(
+        title=f"{report.model} → {METHODS[report.method]} for {report.target['name']}",
+        title_justify="left",
+        header_style="bold",
+    )
+    for name in ("", "float", METHODS[report.method], ""):
         shown.add_column(name, justify="right" if name else "left")
     for row in _rows(report):
         shown.add_row(*(Text(cell) for cell in row))
