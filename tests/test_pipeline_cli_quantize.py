@@ -112,6 +112,7 @@ def test_float16(folder: Path) -> None:
     )
     assert report["coverage"]["int8"] == {}
     assert 40 < report["outputs"]["y"]["sqnr_db"] < 90
+    assert report["float"]["kernels"] == {"f32": 7}
     made = onnx.load(folder / "half.onnx")
     types = {t.name: t.data_type for t in made.graph.initializer}
     assert (types["stem.w"], types["a1.w"]) == (TensorProto.FLOAT, TensorProto.FLOAT16)

@@ -126,7 +126,7 @@ class OpenVinoRunner:
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         self._request = compiled.create_infer_request()
-        self._outputs = tuple(port.any_name for port in compiled.outputs)
+        self._outputs = tuple(_port_name(port) for port in compiled.outputs)
         self._views = self._static_views()
 
     def __call__(self, feeds: Tensors, /) -> Tensors:
@@ -144,7 +144,7 @@ class OpenVinoRunner:
     def inputs(self) -> Mapping[str, Tuple[int, ...]]:
         """Input shapes by name; a dynamic dimension reads -1."""
         return {
-            port.any_name: tuple(-1 if d.is_dynamic else d.get_length() for d in port.partial_shape)
+            _port_name(port): tuple(-1 if d.is_dynamic else d.get_length() for d in port.partial_shape)
             for port in self._compiled.inputs
         }
 
@@ -168,8 +168,8 @@ class OpenVinoRunner:
         ports = [*self._compiled.inputs, *self._compiled.outputs]
         if any(port.partial_shape.is_dynamic for port in ports):
             return None
-        inputs = {port.any_name: self._request.get_tensor(port).data for port in self._compiled.inputs}
-        outputs = {port.any_name: self._request.get_tensor(port).data for port in self._compiled.outputs}
+        inputs = {_port_name(port): self._request.get_tensor(port).data for port in self._compiled.inputs}
+        outputs = {_port_name(port): self._request.get_tensor(port).data for port in self._compiled.outputs}
         return inputs, outputs
 
 
@@ -184,6 +184,12 @@ def _openvino() -> Any:
     import openvino
 
     return openvino
+
+
+def _port_name(port: Any) -> str:
+    """The ONNX name of an input or output: where a cast was optimised away, its own name is the port's too."""
+    node = port.node.friendly_name.partition("/sink_port_")[0]
+    return str(node if node in port.names else port.any_name)
 
 
 def _names(listed: str) -> Tuple[str, ...]:
