@@ -42,10 +42,12 @@ def dynamic(job: Job, source: Source) -> Made:
 def half(job: Job, source: Source) -> Made:
     """The model in float16, its inputs and outputs in float32 as before, by onnxruntime's own converter."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     _check_static_only(job)
     start_s = time.perf_counter()
     made = convert_float_to_float16(onnx.load(source.prepared), keep_io_types=True, node_block_list=_asked(job))
+    OnnxModel(made).topological_sort()  # the converter appends its casts at the end
     skipped = {label(node): "the model is in float16" for node in source.model.graph.node}
     return _judged(job, source, made, skipped, start_s)
 
