@@ -1,11 +1,11 @@
 """Where QuantizeLinear/DequantizeLinear pairs go in a float ONNX model, given a target's int8 scheme."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from onnx import ModelProto, NodeProto, TensorProto
 
-from calibration.errors import CalibrationError
+from calibration.errors import CalibrationError, listed
 from calibration.graph import Index, copy_with_constants_lifted, index, inferred, label
 from calibration.qdq import write_pairs
 from calibration.ranges import Ranges
@@ -30,17 +30,30 @@ class Placement:
     nearest: Mapping[str, str] = field(default_factory=dict)  # node -> why not with the weights that were given
 
 
-def place(model: ModelProto, ranges: Ranges, scheme: Scheme, *, weights: Weights | None = None) -> Placement:
+def place(
+    model: ModelProto,
+    ranges: Ranges,
+    scheme: Scheme,
+    *,
+    weights: Weights | None = None,
+    exclude: Mapping[str, str] | Collection[str] = (),
+) -> Placement:
     """Return a copy of the float `model` in int8: pairs on activations, weights stored as int8.
 
     A tensor gets one pair, which all of its readers share. Inputs and outputs of the model stay float.
     Weights are as `weights` have them where the scheme's grid is theirs, else rounded to nearest.
     Fold batch norms first (`graph.fold_batch_norm`): a pair would part them from their convolution.
 
-    Raises CalibrationError if `ranges` or `weights` are of another model, lack a tensor, or the model cannot
-    take pairs.
+    Ops named in `exclude` (`graph.label`) stay in float; a mapping says by whom or what, for the report. Of a
+    tensor that they share with an op in int8 they read what its pair gives, as other float ops do; but the
+    tensor before the pair where they would stand between two pairs and `scheme.quantize_outputs`: onnxruntime
+    makes an int8 convolution of that, and rounds the float weight for it, one scale for all channels.
+
+    Raises CalibrationError if `ranges` or `weights` are of another model, lack a tensor, the model cannot take
+    pairs, or has no op of a name in `exclude`.
     """
     _check(model, scheme)
+    _check_names(model, exclude)
     ranges.require(model)
     if weights is not None:
         weights.require(model)
@@ -52,14 +65,20 @@ def place(model: ModelProto, ranges: Ranges, scheme: Scheme, *, weights: Weights
     for node in copy.graph.node:
         if not floats.intersection(node.input) or node.op_type not in (*scheme.weighted, *scheme.joined):
             continue
-        reason = _refusal(node, found, floats, scheme)
+        reason = _refusal(node, found, floats, scheme) or _excluded(label(node), exclude)
         if reason:
             skipped[label(node)] = reason
         else:
             taken.append(node)
     with_weights = frozenset(node.output[0] for node in taken if _weight(node, found, scheme))
-    tensors = ranges.of(_tensors(taken, found, floats, scheme))
-    nearest = write_pairs(copy.graph, tensors, with_weights, scheme, weights)
+    tensors = _tensors(taken, found, floats, scheme)
+    between = {
+        node.output[0]: list(node.input)
+        for node in copy.graph.node
+        if scheme.quantize_outputs and label(node) in exclude and _written(node, found) in tensors
+    }
+    nearest = write_pairs(copy.graph, ranges.of(tensors), with_weights, scheme, weights)
+    _read_floats(copy, between)
     return Placement(copy, tuple(label(node) for node in taken), skipped, nearest)
 
 
@@ -74,6 +93,25 @@ def _check(model: ModelProto, scheme: Scheme) -> None:
         raise CalibrationError("the model has QuantizeLinear nodes already: give the float model")
     if scheme.activation not in ("uint8", "int8"):
         raise CalibrationError(f"the scheme's activation is {scheme.activation!r}: use 'uint8' or 'int8'")
+
+
+def _check_names(model: ModelProto, exclude: Collection[str]) -> None:
+    unknown = set(exclude) - {label(node) for node in model.graph.node}
+    if unknown:
+        raise CalibrationError(f"no op of the model is named {listed(sorted(unknown))}: it cannot be left in float")
+
+
+def _excluded(name: str, exclude: Mapping[str, str] | Collection[str]) -> str | None:
+    if name not in exclude:
+        return None
+    return f"left in float by {exclude[name] if isinstance(exclude, Mapping) else 'request'}"
+
+
+def _read_floats(model: ModelProto, inputs: Mapping[str, list[str]]) -> None:
+    """Give the nodes with these first outputs their inputs back."""
+    for node in model.graph.node:
+        if node.output[0] in inputs:
+            node.input[:] = inputs[node.output[0]]
 
 
 def _floats(model: ModelProto, ranges: Ranges) -> set[str]:

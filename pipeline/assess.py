@@ -1,5 +1,6 @@
 """After every stage: build what would ship, measure it on the device, and decide whether it goes on."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from pipeline.checkpoint import Info
 from pipeline.core import PREVIOUS, Done
 from pipeline.exporting import Shape, shapes_of
 from pipeline.fingerprint import of_file
-from pipeline.lowering import lowered_files
+from pipeline.lowering import LOWERED, Lowered, lowered_files
 from pipeline.measure import Meter
 from pipeline.recipe import Recipe
 from pipeline.report.schema import (
+    Coverage,
     DeviceInfo,
     Interval,
     Latency,
@@ -26,7 +28,8 @@ from pipeline.stages.compile import MODEL
 from pipeline.store import Artifact
 from pipeline.verdict import Evidence, judge
 from targets import stats
-from targets.base import Target
+from targets.base import Kernel, Target
+from targets.coverage import cover
 from targets.devices.base import Measurement
 
 
@@ -43,6 +46,7 @@ class Built:
     size: int
     inputs: dict[str, Shape]
     metrics: dict[str, Proportion]
+    placed: Lowered | None  # what became of each op, if it is in int8
 
     @property
     def contestant(self) -> tuple[Target, Path]:
@@ -102,6 +106,7 @@ class Assessor:
         else:
             model = meter.lower(*lowered_files(folder))
             path = meter.build(model).path
+        proto = onnx.load(model)
         metrics = {} if meter.why_not else self._metrics(meter, path)
         return Built(
             done.stage.name(),
@@ -111,9 +116,18 @@ class Assessor:
             of_file(model),
             meter.digest(path),
             meter.size(path),
-            shapes_of(onnx.load(model)),
+            shapes_of(proto),
             metrics,
+            self._placed(proto, model.with_name(LOWERED)),
         )
+
+    def _placed(self, proto: onnx.ModelProto, told: Path) -> Lowered | None:
+        """What the lowering told; of a file that came in int8, what was told of the one it was made from."""
+        found = Lowered.load(told) if told.is_file() else Lowered(int8=False)
+        if found.int8:
+            return found
+        came = any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
+        return self._previous.placed if came and self._previous else None
 
     def _metrics(self, meter: Meter, path: Path) -> dict[str, Proportion]:
         found = {name: Proportion.model_validate(m) for name, m in meter.metrics(path, "test").items()}
@@ -123,21 +137,23 @@ class Assessor:
 
     def _measured_row(self, done: Done, built: Built, source: Built, previous: Built) -> StageReport:
         if built.meter.why_not:
-            return self._row(done, built, self._verdict(built, source, previous, None), {})
+            fields: dict[str, Any] = {"coverage": coverage(built.placed, None)}
+            return self._row(done, built, self._verdict(built, source, previous, None), fields)
         contestants = {b.stage: b.contestant for b in (source, previous, built)}
         race = built.meter.race(contestants)
         mine = race[built.stage]
         seed = self.meter.timing.seed
         # a call with another batch is another job: its time compares with nothing here
         comparable = built is not source and built.inputs == source.inputs
-        speedup = _ratio(race[source.stage], mine, seed) if comparable else None
-        ratio = _ratio(mine, race[previous.stage], seed) if comparable else None
+        speedup = ratio_of(race[source.stage], mine, seed) if comparable else None
+        ratio = ratio_of(mine, race[previous.stage], seed) if comparable else None
         fields = {
             "latency": latency(mine),
             "speedup": speedup,
             "ratio_to_previous": ratio,
             "memory_peak_bytes": mine.memory_peak_bytes,
             "ran": dict(mine.precision),
+            "coverage": coverage(built.placed, mine.kernels),
             "warnings": mine.warnings,
         }
         return self._row(done, built, self._verdict(built, source, previous, ratio), fields)
@@ -210,6 +226,14 @@ class Assessor:
         return DeviceInfo(name=built.meter.device.name, digest=fingerprint.digest, fingerprint=asdict(fingerprint))
 
 
+def coverage(placed: Lowered | None, kernels: Sequence[Kernel] | None) -> Coverage | None:
+    """How much of what was placed runs in int8, by the kernels that ran, if any did; None for a float model."""
+    if placed is None:
+        return None
+    found = cover(placed.ops, dict(placed.skipped), kernels)
+    return Coverage(**asdict(found), text=found.line())
+
+
 def latency(measured: Measurement) -> Latency:
     """Summarise the call times of one artifact."""
     times_ns = [t for block in measured.blocks_ns for t in block]
@@ -221,6 +245,7 @@ def latency(measured: Measurement) -> Latency:
     return Latency(p50_ms=of(0.5), p90_ms=of(0.9), p99_ms=of(0.99), samples=measured.blocks_ns)
 
 
-def _ratio(a: Measurement, b: Measurement, seed: int) -> Interval:
+def ratio_of(a: Measurement, b: Measurement, seed: int) -> Interval:
+    """The p50 of `a` over that of `b`, which were timed interleaved."""
     found = stats.ratio_interval(a.blocks_ns, b.blocks_ns, seed=seed)
     return Interval(value=found.value, low=found.low, high=found.high)

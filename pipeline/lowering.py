@@ -1,18 +1,20 @@
 """The ONNX file that would ship to a target if the pipeline stopped at an artifact."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from calibration.kernels import weighted_ops
 from calibration.placement import Scheme, place
 from calibration.ranges import Ranges
 from calibration.weights import FILE, Weights
 from pipeline.exporting import describe
+from targets.coverage import Op
 
-MODEL, RANGES = "model.onnx", "ranges.json"
+MODEL, RANGES, LOWERED = "model.onnx", "ranges.json", "lowered.json"
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Lowered:
     quantized: tuple[str, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     nearest: tuple[tuple[str, str], ...] = ()  # ops that do not have the weights chosen for them, and why
+    ops: tuple[Op, ...] = ()  # that int8 kernels exist for
 
     def figures(self) -> dict[str, Any]:
         """The figures for the report."""
@@ -30,6 +33,18 @@ class Lowered:
             return {}
         found = {"quantized_ops": len(self.quantized), "float_ops": dict(self.skipped)}
         return {**found, "rounded_anew": dict(self.nearest)} if self.nearest else found
+
+    def save(self, path: Path) -> None:
+        """Write JSON."""
+        path.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Lowered":
+        """Read what `save` wrote."""
+        told = json.loads(path.read_text(encoding="utf-8"))
+        ops = tuple(Op(op["name"], op["kind"], tuple(op["writes"])) for op in told["ops"])
+        skipped, nearest = (tuple((name, why) for name, why in told[key]) for key in ("skipped", "nearest"))
+        return cls(told["int8"], tuple(told["quantized"]), skipped, nearest, ops)
 
 
 def lower(model: Path, ranges: Path | None, scheme: Scheme, out: Path, weights: Path | None = None) -> Lowered:
@@ -45,7 +60,8 @@ def lower(model: Path, ranges: Path | None, scheme: Scheme, out: Path, weights: 
     placed = place(proto, Ranges.load(ranges), scheme, weights=chosen)
     describe(placed.model, {"edgesmith.int8": json.dumps({"ops": len(placed.quantized)})})
     onnx.save(placed.model, out)
-    return Lowered(True, tuple(placed.quantized), tuple(placed.skipped.items()), tuple(placed.nearest.items()))
+    ops = tuple(Op(op.name, op.kind, op.writes) for op in weighted_ops(proto, scheme.weighted))
+    return Lowered(True, tuple(placed.quantized), tuple(placed.skipped.items()), tuple(placed.nearest.items()), ops)
 
 
 def lowered_files(folder: Path) -> tuple[Path, Path | None, Path | None]:

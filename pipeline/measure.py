@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from pipeline import fingerprint
 from pipeline.data.base import Split
 from pipeline.exporting import INPUT
-from pipeline.lowering import lower
+from pipeline.lowering import LOWERED, lower
 from pipeline.progress import Progress
 from pipeline.references import DataSpec
 from pipeline.store import Artifact, Store
 from pipeline.tasks.base import Task
 from targets.base import Target
-from targets.devices.base import Device, Fingerprint, Measurement, Timing
+from targets.devices.base import Device, Fingerprint, Measurement, Timing, kernel
 from targets.npz import save
 
 CHUNK_BYTES = 256_000_000  # of inputs handed to the device at once: bounds memory on both sides
@@ -50,7 +50,7 @@ class Meter:
         return replace(self, target=replace(self.target, precision="f32"))  # type: ignore[call-arg]
 
     def lower(self, model: Path, ranges: Path | None, weights: Path | None = None) -> Path:
-        """The ONNX file that would ship, as a stored artifact."""
+        """The ONNX file that would ship, as a stored artifact, with what became of each op beside it."""
         parts = {
             "lower": fingerprint.of_file(model),
             "ranges": fingerprint.of_file(ranges) if ranges else None,
@@ -60,7 +60,7 @@ class Meter:
         }
 
         def work(out: Path) -> None:
-            lower(model, ranges, self.target.scheme, out / "model.onnx", weights)
+            lower(model, ranges, self.target.scheme, out / "model.onnx", weights).save(out / LOWERED)
 
         return self.store.make(parts, work)[0].path / "model.onnx"
 
@@ -164,6 +164,7 @@ def measurement(fields: Mapping[str, Any]) -> Measurement:
     lists = {
         "blocks_ns": tuple(tuple(block) for block in fields["blocks_ns"]),
         "warmup_ns": tuple(fields["warmup_ns"]),
+        "kernels": tuple(kernel(told) for told in fields["kernels"]),
         "warnings": tuple(fields["warnings"]),
     }
     return Measurement(**{**fields, **lists})

@@ -54,6 +54,7 @@ class Agent:
             "warm": self._warm,
             "block": self._block,
             "infer": self._infer,
+            "kernels": lambda _: [asdict(kernel) for kernel in self._loaded().kernels()],
             "precision": lambda _: self._loaded().precision(),
             "usage": lambda _: {"memory_peak_bytes": memory_peak_bytes(), "cpu_s": time.process_time()},
         }
@@ -62,7 +63,7 @@ class Agent:
         _target(order).build(Path(order["onnx"]), Path(order["out"]))
 
     def _load(self, order: Order) -> Dict[str, float]:
-        """Open an artifact, and keep the first batch of `feeds` to time with."""
+        """Open an artifact, and keep the first batch of `feeds` to time with, or all of it where it is one call."""
         if self._runner is not None:
             raise TargetError("an artifact is loaded already: one process serves one")
         start_s = time.perf_counter()
@@ -71,7 +72,7 @@ class Agent:
         if "feeds" in order:
             feeds = Path(order["feeds"])
             _check_names(self._runner, feeds)
-            self._feeds, _ = next(npz.batches(feeds, _batch(self._runner)))
+            self._feeds = npz.first(feeds, _batch(self._runner))
         return {"load_s": load_s}
 
     def _warm(self, order: Order) -> Dict[str, Any]:

@@ -7,10 +7,11 @@ nothing here may import the pipeline, torch, or anything else.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Dict, Mapping, Optional, Protocol, Tuple
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, Iterable, Mapping, Optional, Protocol, Tuple
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -53,6 +54,20 @@ class Int8Scheme:
     reduced_range: bool = False  # weights in -64…64: CPUs that add pairs of products in int16 saturate above
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """A compute kernel that a runtime runs, with what it says of where it comes from."""
+
+    kind: str  # the runtime's own word, e.g. "Convolution"
+    precision: str  # of its data input: "i8", "f32", "bf16" …
+    names: Tuple[str, ...]  # of ONNX nodes it computes or tensors it writes, as far as the runtime tells
+
+
+def precisions(kernels: Iterable[Kernel]) -> Dict[str, int]:
+    """Count kernels by precision."""
+    return dict(sorted(Counter(kernel.precision for kernel in kernels).items()))
+
+
 class Runner(Protocol):
     """A loaded model. A call returns when every output is on the host."""
 
@@ -63,11 +78,14 @@ class Runner(Protocol):
     def inputs(self) -> Mapping[str, Tuple[int, ...]]:
         """Input shapes by name; a dynamic dimension reads -1."""
 
-    def precision(self) -> Dict[str, int]:
-        """How many compute kernels (convolutions, matrix products) ran in each precision, e.g. {"i8": 21}.
+    def kernels(self) -> Tuple[Kernel, ...]:
+        """The compute kernels (convolutions, matrix products, recurrent cells), as they run.
 
         Read from what the runtime compiled, not from what was asked for.
         """
+
+    def precision(self) -> Dict[str, int]:
+        """How many of `kernels` run in each precision, e.g. {"i8": 21}."""
 
 
 @dataclass(frozen=True)

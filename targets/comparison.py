@@ -6,8 +6,9 @@ import time
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
+from targets.base import Kernel
 from targets.cpuinfo import usable_cores
 from targets.devices.base import Measurement, Timing
 from targets.stats import coefficient_of_variation, quantile
@@ -30,7 +31,7 @@ class Run:
     cpu_start_s: float = 0.0
     cpu_s: float = 0.0  # processor time over the timed rounds
     memory_peak_bytes: int = 0
-    precision: Dict[str, int] = field(default_factory=dict)
+    kernels: Tuple[Kernel, ...] = ()
     blocks_ns: List[Tuple[int, ...]] = field(default_factory=list)
 
     def warm(self, reply: Mapping[str, Any]) -> None:
@@ -54,7 +55,7 @@ def joined(launches: Sequence[Run]) -> Run:
         median_ns=first.median_ns,
         cpu_s=sum(run.cpu_s for run in launches),
         memory_peak_bytes=max(run.memory_peak_bytes for run in launches),
-        precision=first.precision,
+        kernels=first.kernels,
         blocks_ns=[block for run in launches for block in run.blocks_ns],
     )
 
@@ -120,7 +121,7 @@ def measurement(run: Run, timing: Timing, shared: Tuple[str, ...]) -> Measuremen
         warmup_ns=run.warmup_ns,
         load_s=run.load_s,
         memory_peak_bytes=run.memory_peak_bytes,
-        precision=run.precision,
+        kernels=run.kernels,
         warnings=(*_warnings(run, timing), *shared),
     )
 

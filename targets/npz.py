@@ -46,9 +46,25 @@ def batches(path: Path, size: int) -> Iterator[Tuple[Dict[str, NDArray[Any]], in
             yield {n: _padded(_read(files[n], h, valid), size) for n, h in headers.items()}, valid
 
 
+def first(path: Path, size: int) -> Dict[str, NDArray[Any]]:
+    """Return the first batch of `size` samples; all of the file where its arrays do not count samples alike.
+
+    A model may take a scalar, or a state whose first dimension is no batch: its file holds one whole call.
+    Raises TargetError as `batches` does.
+    """
+    with _opened(path) as (headers, files):
+        lengths = {header.shape[:1] for header in headers.values()}
+        if len(lengths) > 1:
+            return {n: _read(files[n], h, h.shape[0]) if h.shape else _scalar(files[n], h) for n, h in headers.items()}
+    return next(batches(path, size))[0]
+
+
 def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays of equal length as one batch."""
-    write(path, iter((arrays,)), len(next(iter(arrays.values()))))
+    """Write arrays as they are, uncompressed: a batch where they have one length, or one call of a model."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                npy.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
 
 
 def write(path: Path, batches_of: Iterator[Mapping[str, NDArray[Any]]], total: int) -> None:
@@ -118,6 +134,10 @@ def _read(file: IO[bytes], header: Header, count: int) -> NDArray[Any]:
     if len(data) != size:
         raise TargetError(f"an array ends early: {header.shape} was promised")
     return np.frombuffer(data, header.dtype).reshape(shape)
+
+
+def _scalar(file: IO[bytes], header: Header) -> NDArray[Any]:
+    return np.frombuffer(file.read(header.dtype.itemsize), header.dtype).reshape(())
 
 
 def _padded(array: NDArray[Any], size: int) -> NDArray[Any]:

@@ -224,3 +224,55 @@ def test_a_computed_bias_gets_no_pair():
     nodes = [node("Relu", ["x"], "bias"), node("Gemm", ["x", "w", "bias"], "y")]
     made = model(nodes, {"w": np.eye(4, dtype=np.float32)}, (4, 4))
     assert pairs(place(made, calibrated(made), WRITING)) == {"x"}
+
+
+def by_name(made, name):
+    return next(n for n in made.graph.node if n.name == name)
+
+
+@SCHEMES
+def test_what_is_excluded_stays_in_float_and_says_by_whom(scheme):
+    made = resnet()
+    whole = place(made, calibrated(made), scheme)
+    placed = place(made, calibrated(made), scheme, exclude={"Conv_b1": "accuracy control"})
+    assert set(whole.quantized) - set(placed.quantized) == {"Conv_b1"}
+    assert placed.skipped == {"Conv_b1": "left in float by accuracy control"}
+    constants = index(placed.model.graph).constants
+    assert np.array_equal(array(made, "b1.w"), array(placed.model, "b1.w"))
+    assert "a1.w" not in constants
+    onnx.checker.check_model(placed.model, full_check=True)
+
+
+@SCHEMES
+def test_with_everything_excluded_the_model_is_the_float_one(scheme):
+    made = resnet()
+    every = [n.name for n in made.graph.node]
+    placed = place(made, calibrated(made), scheme, exclude=every)
+    assert placed.quantized == ()
+    assert set(placed.skipped.values()) == {"left in float by request"}
+    assert placed.model.graph.node == made.graph.node
+    assert np.array_equal(run(made, samples(2)), run(placed.model, samples(2)))
+
+
+def test_a_shared_input_keeps_its_pair_while_one_of_its_readers_is_in_int8():
+    made = resnet()
+    assert "pool" in pairs(place(made, calibrated(made), FUSING, exclude=["Conv_b1"]))
+    assert "pool" not in pairs(place(made, calibrated(made), FUSING, exclude=["Conv_b1", "Conv_short"]))
+
+
+@pytest.mark.parametrize("name", ["Conv_b1", "Conv_short", "Conv_a1", "Gemm_y"])
+def test_what_is_excluded_runs_in_float_on_onnxruntime_too(name, tmp_path):
+    """It would round the float weight of a convolution between two pairs."""
+    made = resnet()
+    placed = place(made, calibrated(made), WRITING, exclude=[name])
+    run(placed.model, samples(1), tmp_path / "optimized.onnx")
+    optimized = onnx.load(tmp_path / "optimized.onnx")
+    products = by_op(optimized, "Conv") + by_op(optimized, "FusedConv") + by_op(optimized, "Gemm")
+    output = by_name(made, name).output[0]
+    assert {name, f"{output}_nchwc"} & {n.name for n in products}  # onnxruntime renames what it reorders
+
+
+def test_excluding_what_is_not_there_is_an_error():
+    made = resnet()
+    with pytest.raises(CalibrationError, match="no op of the model is named 'Conv_b9': it cannot be left in float"):
+        place(made, calibrated(made), FUSING, exclude=["Conv_b9", "Conv_b1"])

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import yaml
-from calibration_nets import resnet, samples
+from calibration_nets import resnet, run, samples
 from conftest import COMMAND, ROOT, environment, run_cli, write_project
 
 from calibration import observers
@@ -162,9 +162,32 @@ def test_edgesmith_commands_of_the_readme_run(line: str, deployed: Path, tmp_pat
     (tmp_path / "artifacts").mkdir()
     (tmp_path / "artifacts" / "fashion_resnet20").symlink_to(deployed / "artifacts" / "recipe")
     (tmp_path / ".edgesmith").symlink_to(deployed / ".edgesmith")
+    _float_model(tmp_path)
     done = run_cli(*shlex.split(line)[1:], cwd=tmp_path)
     assert done.returncode in ((0, 1) if "doctor" in line else (0,)), done.stderr
     assert done.stdout
+
+
+def _float_model(folder: Path) -> None:
+    """The files that the page on quantizing and the README take for granted."""
+    onnx.save(resnet(batch="N"), folder / "model.onnx")
+    np.savez(folder / "samples.npz", x=samples(24))
+    x = samples(16, seed=1)
+    np.savez(folder / "labelled.npz", x=x, labels=run(onnx.load(folder / "model.onnx"), x).argmax(1))
+
+
+def test_the_page_on_quantizing_works_as_written(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "quantize.md"
+    _float_model(tmp_path)
+    ((before, text),) = [(before.strip("`:"), text) for before, kind, text in blocks(page) if kind == "python"]
+    assert before.endswith("eval.py")
+    (tmp_path / "eval.py").write_text(text)
+    ran = [shlex.split(line)[1:] for line in commands(page)]
+    assert len(ran) >= 3
+    for args in ran:
+        done = run_cli(*args, cwd=tmp_path)
+        assert done.returncode == 0, f"edgesmith {' '.join(args)}\n{done.stderr}"
+    assert {"model_int8.onnx", "model_int8.json"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_make_help_names_every_target() -> None:

@@ -62,6 +62,23 @@ def test_deploy_writes_what_it_promises(deployed: Path) -> None:
     assert manifest["device"]["cpu"]
 
 
+def test_the_report_says_which_layers_run_in_int8(deployed: Path) -> None:
+    out = deployed / "artifacts" / "recipe" / "cpu"
+    stages = {row["stage"]: row for row in json.loads((out / "report.json").read_text())["stages"]}
+    assert all(stages[name]["coverage"] is None for name in ("source", "prune", "finetune"))
+    int8 = [name for name, row in stages.items() if row["precision"]["ran"].get("i8")]
+    assert "calibrate" in int8  # and those after it, if it was fast enough to go on
+    assert int8 == [name for name, row in stages.items() if row["coverage"]]
+    for name in int8:
+        found = stages[name]["coverage"]
+        assert found["ran"]
+        assert sum(found["int8"].values()) == stages[name]["precision"]["ran"]["i8"]
+        assert sum(found["ops"].values()) == sum(found["int8"].values()) + len(found["floats"])
+    text = stages["calibrate"]["coverage"]["text"]
+    assert re.match(r"\d+ of \d+ Conv, ", text)
+    assert f"- calibrate: {text}" in (out / "report.md").read_text()
+
+
 def test_a_second_deploy_runs_nothing(deployed: Path, tmp_path: Path) -> None:
     done = run_cli("deploy", "recipe.yaml", "--out", tmp_path, cwd=deployed)
     assert done.returncode == 0, done.stderr

@@ -262,3 +262,16 @@ def test_a_pipe_held_by_an_orphan_does_not_hide_the_death() -> None:
     command = ["sh", "-c", "sleep 300 & kill -9 $$"]
     with start(command, ENVIRONMENT) as agent, pytest.raises(TargetError, match="SIGKILL"):
         agent.call("usage", LIMIT_S)
+
+
+def test_a_file_of_arrays_that_do_not_count_samples_alike_is_one_call(tmp_path: Path) -> None:
+    whole = {"x": np.ones((1, 3), np.float32), "state": np.zeros((2, 1, 4)), "rate": np.asarray(16000)}
+    npz.save(tmp_path / "call.npz", whole)
+    found = npz.first(tmp_path / "call.npz", 1)
+    assert {name: array.shape for name, array in found.items()} == {"x": (1, 3), "state": (2, 1, 4), "rate": ()}
+    assert all(np.array_equal(found[name], array) and found[name].dtype == array.dtype for name, array in whole.items())
+    npz.save(tmp_path / "batch.npz", {"a": np.arange(6).reshape(3, 2), "b": np.arange(3)})
+    assert {k: v.tolist() for k, v in npz.first(tmp_path / "batch.npz", 2).items()} == {
+        "a": [[0, 1], [2, 3]],
+        "b": [0, 1],
+    }

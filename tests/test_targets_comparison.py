@@ -1,8 +1,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from targets.base import Kernel
 from targets.comparison import Run, joined, shares
 from targets.devices.base import Timing
+
+INT8 = (Kernel("conv", "i8", ()),)
 
 
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(50, 5000))
@@ -18,8 +21,17 @@ def test_launches_share_the_rounds_evenly(rounds: int, launches: int, samples: i
 
 
 def test_what_several_processes_did_is_one_run() -> None:
-    a = Run(1.0, (5,), True, 7, cpu_s=1.0, memory_peak_bytes=10, precision={"i8": 1}, blocks_ns=[(1, 2)])
-    b = Run(2.0, (6,), False, 9, cpu_s=2.0, memory_peak_bytes=30, precision={"i8": 1}, blocks_ns=[(3,), (4,)])
+    a = Run(1.0, (5,), True, 7, cpu_s=1.0, memory_peak_bytes=10, kernels=INT8, blocks_ns=[(1, 2)])
+    b = Run(
+        2.0,
+        (6,),
+        False,
+        9,
+        cpu_s=2.0,
+        memory_peak_bytes=30,
+        kernels=INT8,
+        blocks_ns=[(3,), (4,)],
+    )
     both = joined([a, b])
     assert both.blocks_ns == [(1, 2), (3,), (4,)]
     assert both.warmup_ns == (5, 6)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from targets import timing
+from targets.base import Kernel
 
 
 class Clocked:
@@ -24,6 +25,9 @@ class Clocked:
         self.calls += 1
         self.collecting.append(gc.isenabled())
         return {}
+
+    def kernels(self) -> tuple[Kernel, ...]:
+        return ()
 
     def precision(self) -> dict[str, int]:
         return {}

@@ -41,6 +41,16 @@ class Precision(_Model):
     ran: dict[str, int]
 
 
+class Coverage(_Model):
+    """How much of the model is in int8, and what keeps each other op in float."""
+
+    int8: Annotated[dict[str, int], Field(description="kind of op to how many run in int8")]
+    ops: Annotated[dict[str, int], Field(description="kind of op to how many there are")]
+    floats: Annotated[dict[str, str], Field(description="op to why it is not in int8")]
+    ran: Annotated[bool, Field(description="read from what the runtime compiled; else as placed")]
+    text: str
+
+
 class DeviceInfo(_Model):
     """Where it was built and timed."""
 
@@ -82,6 +92,7 @@ class StageReport(_Model):
     memory_peak_bytes: int | None
     runtime: dict[str, str]
     precision: Precision
+    coverage: Annotated[Coverage | None, Field(description="of an int8 model")] = None
     device: DeviceInfo | None
     proxy: Annotated[bool, Field(description="measured on another kind of device than the target is for")]
     warnings: tuple[str, ...]

@@ -72,6 +72,8 @@ def notes(report: Report) -> list[str]:
         if row.precision.ran and row.same_as is None:
             ran = ", ".join(f"{n} × {kind}" for kind, n in sorted(row.precision.ran.items()))
             lines.append(f"{row.stage}: asked for {row.precision.requested}, kernels that ran: {ran}")
+        if row.coverage and row.same_as is None:
+            lines.append(f"{row.stage}: {row.coverage.text}")
         lines += [f"{row.stage}: {warning}" for warning in row.warnings if row.same_as is None]
     return lines
 

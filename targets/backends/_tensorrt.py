@@ -7,7 +7,6 @@ time for compute capabilities that are not there, on machines with no GPU at all
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from targets.base import TargetError
+from targets.base import Kernel, TargetError, precisions
 
 # Import name -> the distributions it may come from. Without its metapackage, RTX imports as its bindings.
 MODULES = {
@@ -24,6 +23,7 @@ MODULES = {
     "tensorrt_rtx_bindings": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
 }
 RTX = ("tensorrt_rtx", "tensorrt_rtx_bindings")
+ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 KERNEL = re.compile(r"conv|gemm|matmul|matrixmultiply|fully", re.IGNORECASE)
 
 
@@ -120,14 +120,26 @@ def layers(trt: Any, engine: Any) -> str:
     return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 
-def count_precisions(information: Mapping[str, Any]) -> Dict[str, int]:
-    """Count compute layers by the type of their first input, from the inspector's JSON with details."""
-    counts: Counter[str] = Counter()
+def kernels(information: Mapping[str, Any]) -> Tuple[Kernel, ...]:
+    """Compute layers with the type of their first input, from the inspector's JSON with details."""
+    found = []
     for layer in information.get("Layers", ()):
         if isinstance(layer, dict) and KERNEL.search(f"{layer.get('LayerType', '')} {layer.get('Name', '')}"):
             first = (layer.get("Inputs") or [{}])[0]
-            counts[_precision(f"{first.get('Format/Datatype', '')} {first.get('Datatype', '')}")] += 1
-    return dict(sorted(counts.items()))
+            kind = _precision(f"{first.get('Format/Datatype', '')} {first.get('Datatype', '')}")
+            found.append(Kernel(str(layer.get("LayerType", "")), kind, _names(layer)))
+    return tuple(found)
+
+
+def count_precisions(information: Mapping[str, Any]) -> Dict[str, int]:
+    """Count compute layers by the type of their first input, from the inspector's JSON with details."""
+    return precisions(kernels(information))
+
+
+def _names(layer: Mapping[str, Any]) -> Tuple[str, ...]:
+    """The ONNX nodes of a layer: from its metadata, or from its name, in which "+" joins fused layers."""
+    stated = ONNX_LAYER.findall(str(layer.get("Metadata", "")))
+    return tuple(stated or (name.strip() for name in str(layer.get("Name", "")).split(" + ") if name.strip()))
 
 
 def _precision(words: str) -> str:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import platform
 import sys
-from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict, Iterator, Mapping, Option
 
 import numpy as np
 
-from targets.base import Int8Scheme, Target, TargetError
+from targets.base import Int8Scheme, Kernel, Target, TargetError, precisions
 from targets.cpuinfo import cpu_features, cpu_model, saturates_int8
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from targets.base import Runner, Tensors
 
 PRECISIONS = ("f32", "bf16", "f16", "auto")
+MADE = ("/WithoutBiases", "/Dequantization", "/DequantizationMultiply")  # suffixes of layers split off another
 KERNELS = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "RNNCell", "RNNSeq"})
 
 
@@ -129,7 +129,7 @@ class OpenVinoRunner:
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         self._request = compiled.create_infer_request()
-        self._outputs = tuple(port.any_name for port in compiled.outputs)
+        self._outputs = tuple(_port_name(port) for port in compiled.outputs)
         self._views = self._static_views()
 
     def __call__(self, feeds: Tensors, /) -> Tensors:
@@ -147,26 +147,32 @@ class OpenVinoRunner:
     def inputs(self) -> Mapping[str, Tuple[int, ...]]:
         """Input shapes by name; a dynamic dimension reads -1."""
         return {
-            port.any_name: tuple(-1 if d.is_dynamic else d.get_length() for d in port.partial_shape)
+            _port_name(port): tuple(-1 if d.is_dynamic else d.get_length() for d in port.partial_shape)
             for port in self._compiled.inputs
         }
 
-    def precision(self) -> Dict[str, int]:
-        """Compute kernels by the precision that the runtime model says each one runs in."""
-        counts: Counter[str] = Counter()
+    def kernels(self) -> Tuple[Kernel, ...]:
+        """Compute kernels as the runtime model has them."""
+        found = []
         for node in self._compiled.get_runtime_model().get_ops():
             info = node.get_rt_info()
-            if info["layerType"].astype(str) in KERNELS:
-                counts[_short(info["runtimePrecision"].astype(str))] += 1
-        return dict(sorted(counts.items()))
+            kind = info["layerType"].astype(str)
+            if kind in KERNELS:
+                names = _names(info["originalLayersNames"].astype(str))
+                found.append(Kernel(kind, _short(info["runtimePrecision"].astype(str)), names))
+        return tuple(found)
+
+    def precision(self) -> Dict[str, int]:
+        """Compute kernels by the precision that the runtime model says each one runs in."""
+        return precisions(self.kernels())
 
     def _static_views(self) -> Optional[Tuple[Dict[str, NDArray[Any]], Dict[str, NDArray[Any]]]]:
         """Arrays over the request's own tensors: half the call's overhead. None where shapes are dynamic."""
         ports = [*self._compiled.inputs, *self._compiled.outputs]
         if any(port.partial_shape.is_dynamic for port in ports):
             return None
-        inputs = {port.any_name: self._request.get_tensor(port).data for port in self._compiled.inputs}
-        outputs = {port.any_name: self._request.get_tensor(port).data for port in self._compiled.outputs}
+        inputs = {_port_name(port): self._request.get_tensor(port).data for port in self._compiled.inputs}
+        outputs = {_port_name(port): self._request.get_tensor(port).data for port in self._compiled.outputs}
         return inputs, outputs
 
 
@@ -181,6 +187,22 @@ def _openvino() -> Any:
     import openvino
 
     return openvino
+
+
+def _port_name(port: Any) -> str:
+    """The ONNX name of an input or output: where a cast was optimised away, its own name is the port's too."""
+    node = port.node.friendly_name.partition("/sink_port_")[0]
+    return str(node if node in port.names else port.any_name)
+
+
+def _names(listed: str) -> Tuple[str, ...]:
+    """The layers that a kernel came from; OpenVINO appends what it made of one, as in "conv/WithoutBiases"."""
+    found: Dict[str, None] = {}
+    for name in listed.split(","):
+        found[name] = None
+        for made in MADE:
+            found[name.partition(made)[0]] = None
+    return tuple(name for name in found if name)
 
 
 def _short(precision: str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict, Iterator, Mapping, Option
 import numpy as np
 
 from targets.backends import _cuda, _tensorrt
-from targets.base import Int8Scheme, NoDeviceError, Target, TargetError
+from targets.base import Int8Scheme, Kernel, NoDeviceError, Target, TargetError, precisions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -195,9 +195,13 @@ class EngineRunner:
         """Input shapes by name; a dynamic dimension reads -1."""
         return {name: tuple(self._engine.get_tensor_shape(name)) for name in self._inputs}
 
+    def kernels(self) -> Tuple[Kernel, ...]:
+        """Compute layers, as the engine inspector says."""
+        return _tensorrt.kernels(json.loads(_tensorrt.layers(self._trt, self._engine)))
+
     def precision(self) -> Dict[str, int]:
         """Compute layers by type, as the engine inspector says."""
-        return _tensorrt.count_precisions(json.loads(_tensorrt.layers(self._trt, self._engine)))
+        return precisions(self.kernels())
 
     def close(self) -> None:
         """Free the GPU's memory."""

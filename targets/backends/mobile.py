@@ -9,7 +9,6 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections import Counter
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict, Iterator, Mapping, Tuple,
 
 import numpy as np
 
-from targets.base import Int8Scheme, Target, TargetError
+from targets.base import Int8Scheme, Kernel, Target, TargetError, precisions
 from targets.cpuinfo import saturates_int8
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
 PLATFORMS = ("arm", "amd64")
 KERNEL = re.compile(r"Conv|Gemm|MatMul|Attention|LSTM|GRU")
+# What a profile's events add to the name of the node, or of the tensor that a reordered node writes.
+EVENT = re.compile(r"(_nchwc)?(_token_\d+)?_kernel_time$")
 PRECISION = {
     "float": "f32",
     "float16": "f16",
@@ -133,18 +134,23 @@ class OrtRunner:
         """Input shapes by name; a dynamic dimension reads -1."""
         return {i.name: tuple(d if isinstance(d, int) else -1 for d in i.shape) for i in self._session.get_inputs()}
 
-    def precision(self) -> Dict[str, int]:
-        """Compute kernels that a profiled run executed, by the type of their first input.
+    def kernels(self) -> Tuple[Kernel, ...]:
+        """Compute kernels that a profiled run executed.
 
         The profile is of a second session over the same file, so that the timed one carries no profiler.
         Dynamic dimensions are run at 1.
         """
-        counts: Counter[str] = Counter()
+        found = []
         for event in self._profile():
             args = event.get("args", {})
             if event.get("cat") == "Node" and KERNEL.search(args.get("op_name", "")):
-                counts[_kernel_precision(args)] += 1
-        return dict(sorted(counts.items()))
+                name = EVENT.sub("", event["name"])
+                found.append(Kernel(args["op_name"], _kernel_precision(args), (name,) if name else ()))
+        return tuple(found)
+
+    def precision(self) -> Dict[str, int]:
+        """Compute kernels that a profiled run executed, by the type of their first input."""
+        return precisions(self.kernels())
 
     def _make(self, profile: str = "") -> Any:
         import onnxruntime

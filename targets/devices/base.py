@@ -7,9 +7,9 @@ import json
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, Mapping, Tuple
+from typing import Any, Callable, Dict, Mapping, Tuple
 
-from targets.base import Target
+from targets.base import Kernel, Target, precisions
 
 Contestant = Tuple[Target, Path]  # what was built, and the target that built it
 
@@ -54,8 +54,18 @@ class Measurement:
     warmup_ns: Tuple[int, ...]
     load_s: float
     memory_peak_bytes: int  # peak resident set of the process that ran it
-    precision: Mapping[str, int]  # kernels per precision, as Runner.precision
+    kernels: Tuple[Kernel, ...]  # as Runner.kernels
     warnings: Tuple[str, ...] = field(default=())
+
+    @property
+    def precision(self) -> Dict[str, int]:
+        """How many kernels ran in each precision."""
+        return precisions(self.kernels)
+
+
+def kernel(fields: Mapping[str, Any]) -> Kernel:
+    """Read a kernel back from JSON."""
+    return Kernel(fields["kind"], fields["precision"], tuple(fields["names"]))
 
 
 class Device(ABC):

@@ -15,7 +15,7 @@ import numpy as np
 from targets.base import Target
 from targets.client import AgentProcess, start
 from targets.comparison import Clock, Run, joined, measurement, shares
-from targets.devices.base import Contestant, Device, Fingerprint, Measurement, Timing
+from targets.devices.base import Contestant, Device, Fingerprint, Measurement, Timing, kernel
 from targets.plugins import spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,7 +86,7 @@ class Local(Device):
             self._rounds(agents, runs, timing, clock, on_round)
             for name, run in runs.items():
                 run.finish(agents[name].call("usage", self.timeout_s))
-                run.precision = agents[name].call("precision", self.timeout_s)
+                run.kernels = tuple(kernel(told) for told in agents[name].call("kernels", self.timeout_s))
             return runs, clock.warnings(sum(run.cpu_s for run in runs.values()))
 
     def _load(self, agent: AgentProcess, target: Target, built: Path, feeds: Path) -> Run:

@@ -1,0 +1,225 @@
+"""Any float ONNX file to an int8 one for a target: calibrate, place, hold an accuracy floor, measure, report."""
+
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from onnx import ModelProto
+
+from calibration import observers
+from calibration.collect import collect
+from calibration.graph import fold_batch_norm, label, load_model, pool_spatial_means
+from calibration.kernels import layers
+from calibration.mixed import Candidate, Mixed, mixed
+from calibration.placement import Placement, place
+from calibration.ranges import Ranges
+from calibration.runs import Run, opened
+from calibration.sensitivity import Sensitivity, sensitivity
+from pipeline.devices import Place
+from pipeline.errors import UserError
+from pipeline.feeding import Calls, Input, calls_from, inputs_of
+from pipeline.images import Preparation
+from pipeline.judging import Floor, any_batch, metric_of, running, sqnr_of, write
+from pipeline.progress import Progress
+from targets.base import Target
+from targets.devices.base import Timing
+
+EVALUATIONS = 40  # int8 models that may be judged to hold a floor
+RANKED = 16  # samples that layers are ranked by: noise powers need few
+INTEGER_OPS = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
+    | {"MatMulInteger", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulNBits"}
+)
+
+
+Method = Literal["static", "dynamic", "f16"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to quantize, and what must not be lost."""
+
+    observer: str = "percentile"
+    options: Mapping[str, float] = field(default_factory=dict)
+    samples: int = 512
+    metric: str | None = None  # FILE.py:NAME, or agreement
+    max_drop: float | None = None  # in the metric's own unit
+    min_sqnr: float | None = None  # dB
+    exclude: tuple[str, ...] = ()
+    sensitivity: bool = False
+    method: Method = "static"
+    on_regression: Literal["warn", "reject"] = "warn"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model, its data, and where it goes. `place` is None where nothing is to be built or timed."""
+
+    model: Path
+    data: Path
+    target: Target
+    place: Place | None
+    settings: Settings
+    progress: Progress
+    preparation: Preparation = field(default_factory=Preparation)
+    timing: Timing = field(default_factory=lambda: Timing(samples=200, rounds=12, max_s=30.0))
+
+
+@dataclass(frozen=True)
+class Source:
+    """The float model as it came and as it is quantized, and the calls it is calibrated and judged on."""
+
+    path: Path
+    model: ModelProto  # batch norms folded, nodes named
+    prepared: Path  # that model as a file
+    inputs: tuple[Input, ...]
+    seen: Calls
+    judged: Calls
+    held_out: bool
+    reference: Run  # the model as it came, in float on onnxruntime
+
+
+@dataclass(frozen=True)
+class Made:
+    """The int8 model, and how it came about."""
+
+    model: ModelProto
+    skipped: Mapping[str, str]
+    ranges: Ranges | None = None
+    floor: Floor | None = None
+    value: float | None = None  # of the floor's metric
+    search: Mixed | None = None
+    ranking: Sensitivity | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@contextmanager
+def source_of(job: Job) -> Iterator[Source]:
+    """Read the model and the data. Raises UserError or CalibrationError for what cannot be quantized."""
+    raw = load_model(job.model)
+    integer = sorted({node.op_type for node in raw.graph.node} & INTEGER_OPS)
+    if integer:
+        raise UserError(f"{job.model}: is quantized already, it has {', '.join(integer)} nodes; give the float model")
+    inputs = inputs_of(raw, job.model)
+    calls = calls_from(job.data, inputs, job.preparation)
+    count = job.settings.samples
+    rest = calls.part(count, count) if calls.count - count >= calls.batch else None
+    model = pool_spatial_means(fold_batch_norm(raw))
+    _name_nodes(model)
+    seen = calls.part(0, count)
+    with tempfile.TemporaryDirectory() as folder, opened(job.model) as reference:
+        prepared = Path(folder) / "float.onnx"
+        write(model, prepared)
+        yield Source(job.model, model, prepared, inputs, seen, rest or seen, rest is not None, reference)
+
+
+def _name_nodes(model: ModelProto) -> None:
+    """Name every node, as runtimes tell by name what they ran."""
+    taken: set[str] = set()
+    for node in model.graph.node:
+        name = wanted = label(node)
+        while name in taken:
+            name = f"{wanted}_{len(taken)}"
+        node.name = name
+        taken.add(name)
+
+
+def static(job: Job, source: Source) -> Made:
+    """Calibrate, place, and leave in float what the floor asks for. Raises UserError where no int8 reaches it."""
+    start_s = time.perf_counter()
+    observer = observers.make(job.settings.observer, **job.settings.options)
+    with job.progress.bar("calibrate", source.seen.count) as bar:
+        ranges = collect(source.prepared, source.seen, observer, bar.advance)
+    calibrated_s = time.perf_counter()
+    asked = dict.fromkeys(job.settings.exclude, "request")
+    whole = _placed(job, source, ranges, asked)
+    floor = floor_of(job, source)
+    made = Made(whole.model, whole.skipped, ranges)
+    if floor is not None:
+        made = _held(job, source, floor, ranges, whole)
+    if job.settings.sensitivity and made.ranking is None:
+        made = replace(made, ranking=_ranking(job, source, ranges, asked))
+    held_s = time.perf_counter()
+    return replace(made, seconds={"calibrate": calibrated_s - start_s, "accuracy control": held_s - calibrated_s})
+
+
+def _placed(job: Job, source: Source, ranges: Ranges, exclude: Mapping[str, str]) -> Placement:
+    placed = place(source.model, ranges, job.target.scheme, exclude=exclude)
+    if not placed.quantized:
+        why = next((f": {name}, because {why}" for name, why in placed.skipped.items()), "")
+        raise UserError(f"{job.model}: target {job.target.name()} would run no op of it in int8{why}; ship it in float")
+    return placed
+
+
+def floor_of(job: Job, source: Source) -> Floor | None:
+    """What the user asked for; None without a metric or a floor. Raises UserError for what makes no sense."""
+    settings = job.settings
+    if settings.metric is None and settings.max_drop is not None:
+        raise UserError("--max-drop: of which metric? add --metric eval.py:metric, or --metric agreement")
+    if settings.metric is not None and settings.min_sqnr is not None:
+        raise UserError("--min-sqnr and --metric are two floors; give one of them")
+    if settings.metric is None and settings.min_sqnr is None:
+        return None
+    if settings.metric is None:
+        metric = sqnr_of(source.judged, source.reference)
+        return Floor("SQNR in dB", metric, metric(source.reference), settings.min_sqnr)
+    metric = metric_of(settings.metric, source.judged, source.reference)
+    value = metric(any_batch(source.reference, source.inputs))
+    if settings.max_drop is None:
+        return Floor(settings.metric, metric, value, None)
+    if 0 <= value <= settings.max_drop:
+        raise UserError(
+            f"--max-drop {settings.max_drop:g} is in the unit of the metric, which is {value:g} in float: nothing"
+            " could fail it; give a smaller one (0.01 is a point, if 1 is perfect), or return percent"
+        )
+    return Floor(settings.metric, metric, value, value - settings.max_drop)
+
+
+def _held(job: Job, source: Source, floor: Floor, ranges: Ranges, whole: Placement) -> Made:
+    """Judge the int8 model, and leave as little as possible in float for it to reach the floor."""
+    asked = dict.fromkeys(job.settings.exclude, "request")
+    parts = {layer.name: layer for layer in layers(source.model, whole, job.target.scheme)}
+
+    def without(names: Collection[str]) -> dict[str, str]:
+        left = [op for name in names for op in parts[name].ops]
+        return {**dict.fromkeys(left, f"accuracy control, for the floor on {floor.name}"), **asked}
+
+    def judge(names: frozenset[str]) -> float:
+        model = place(source.model, ranges, job.target.scheme, exclude=without(names)).model
+        with running(model, source.inputs, job.target, job.place) as run:
+            return floor.metric(run)
+
+    made = Made(whole.model, whole.skipped, ranges, floor, judge(frozenset()))
+    if floor.least is None or (made.value is not None and made.value >= floor.least):
+        return made
+    ranking = _ranking(job, source, ranges, asked)
+    candidates = [Candidate(c.layer.name, c.total, float(max(c.layer.macs, 1))) for c in ranking.layers]
+    with job.progress.bar(f"hold {floor.name}", EVALUATIONS) as bar:
+
+        def counted(names: frozenset[str]) -> float:
+            value = made.value if not names and made.value is not None else judge(names)
+            bar.advance(note=f"{len(names)} of {len(parts)} layers in float: {value:g}")
+            return value
+
+        search = mixed(candidates, counted, floor.least, EVALUATIONS)
+    if not search.met or len(search.excluded) == len(parts):
+        raise UserError(
+            f"{job.model}: {floor.name} is {made.value:g} in int8 and {floor.float_value:g} in float; it is"
+            f" {floor.least:g} or more only with every layer in float: allow a larger drop, or try another --observer"
+        )
+    placed = _placed(job, source, ranges, without(search.excluded))
+    return Made(placed.model, placed.skipped, ranges, floor, search.accuracy, search, ranking)
+
+
+def _ranking(job: Job, source: Source, ranges: Ranges, asked: Mapping[str, str]) -> Sensitivity:
+    def placer(exclude: Collection[str]) -> Placement:
+        return place(source.model, ranges, job.target.scheme, exclude={**dict.fromkeys(exclude, "ranking"), **asked})
+
+    total = len(layers(source.model, placer(()), job.target.scheme)) + 2
+    with job.progress.bar("rank layers", total) as bar:
+        calls = source.seen.part(0, RANKED)
+        return sensitivity(source.model, job.target.scheme, placer, calls, on_step=lambda *_: bar.advance())
