@@ -5,9 +5,9 @@ statistics are measured anew, and, at one of the shares, after a short finetune.
 scored on, the scores of `random`, and the order of the finetune. All are cut to the same widths, which do not depend
 on the criterion (scope local); Torch-Pruning is given these widths. "scratch" is the pruned network trained from new
 weights on as many images as the finetune sees, "whole" the network that is pruned. Some are finetuned a second time,
-with distillation from it. Learning criteria train first, two passes over 4,096 images, gates twenty over 512; kl scores on
-64 images, the others on 256. What scoring takes is in seconds of one processor. Results are kept after every criterion and
-seed: run again to go on.
+with distillation from it. Learning criteria train first, two passes over 4,096 images, gates twenty over 512; kl scores
+on 64 images, the others on 256. What scoring takes is in seconds of one processor. Results are kept after every
+criterion and seed: run again to go on.
 
     python benchmarks/criteria.py [--criteria l1 taylor …] [--seeds N] [--jobs N] [--json FILE] [--markdown FILE]
 
