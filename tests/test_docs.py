@@ -83,10 +83,14 @@ def test_the_page_on_training_names_every_option_and_its_recipes_are_valid(proje
     named = set(re.findall(r"`(\w+)`", page.read_text()))
     settings = {f.name for kind in (Training, Distillation) for f in fields(kind)} | {"distill", "from_scratch"}
     assert settings <= named
-    written = [yaml.safe_load(text)["finetune"] for _, kind, text in blocks(page) if kind == "yaml"]
+    texts = [text for _, kind, text in blocks(page) if kind == "yaml"]
+    written = [stages["finetune"] for text in texts if "finetune" in (stages := yaml.safe_load(text))]
     assert len(written) >= 3
     for options in written:
         recipe.load(project, [f"stages.finetune={json.dumps(options)}"])
+    (quantized,) = (text for text in texts if "qat" in yaml.safe_load(text))
+    project.write_text(project.read_text().replace("  calibrate: {samples: 16}\n  export:\n", quantized))
+    assert recipe.load(project).options("qat")["epochs"] == 3
 
 
 def test_the_page_on_low_rank_works_as_written(tmp_path: Path) -> None:
