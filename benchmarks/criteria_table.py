@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # Student's t, two-sided 95%, by number of seeds
+T95 = {3: 4.30, 4: 3.18, 5: 2.78}  # Student's t, two-sided 95%, by number of seeds
 
 Cell = dict[str, Any]
 Line = list[str]
@@ -42,11 +42,13 @@ def _line(kind: str, cells: list[Cell], shares: Sequence[float]) -> Line:
 
 
 def interval(values: list[float]) -> str:
-    """The mean in percent, and half of its 95% interval over seeds."""
+    """The mean in percent, and half of its 95% interval over seeds; of fewer than three the mean with a star."""
     if not values:
         return "–"
-    half = T95.get(len(values), 2.0) * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return f"{mean(values):.1%}"[:-1] + (f" ± {half:.1%}"[:-1] if len(values) > 1 else "")
+    if len(values) < 3:
+        return f"{mean(values):.1%}"[:-1] + "*"
+    half = T95.get(len(values), 2.0) * stdev(values) / math.sqrt(len(values))
+    return f"{mean(values):.1%}"[:-1] + f" ± {half:.1%}"[:-1]
 
 
 def columns(shares: Sequence[float], trained_at: float) -> Line:
@@ -57,7 +59,10 @@ def columns(shares: Sequence[float], trained_at: float) -> Line:
 
 def table(lines: list[Line], shares: Sequence[float], trained_at: float) -> Table:
     """The results on a terminal."""
-    made = Table(*columns(shares, trained_at), title="top-1 in %, mean ± half of the 95% interval over seeds")
+    made = Table(
+        *columns(shares, trained_at),
+        title="top-1 in %, mean ± half of the 95% interval over seeds; *: fewer than three seeds",
+    )
     for line in lines:
         made.add_row(*line)
     return made
