@@ -15,8 +15,8 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from calibration.graph import Index, Names, attributes, index, label
 from calibration.layers import Layer, channels_first
 from calibration.moments import ChannelStats, channel_means
-from calibration.network import Feeds
 from calibration.pairs import clip_bounds, read_constant
+from calibration.running import Feeds
 from calibration.weights import Weights
 
 Values = NDArray[np.float64]

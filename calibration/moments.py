@@ -10,8 +10,8 @@ from onnx import ModelProto, helper, numpy_helper, shape_inference
 
 from calibration.errors import CalibrationError, listed
 from calibration.graph import Names
-from calibration.layers import Array
-from calibration.network import Feeds, Network
+from calibration.network import Network
+from calibration.running import Array, Feeds
 
 Moments = NDArray[np.float64]
 

@@ -1,17 +1,13 @@
 """Runs parts of a float model in onnxruntime over calibration data, as often as it takes."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, ValueInfoProto
 
-from calibration.errors import CalibrationError, listed
+from calibration.errors import CalibrationError
 from calibration.graph import drop_unread_initializers, index
+from calibration.running import Array, Feeds, first_line, refusals, slices
 
-Array = NDArray[Any]
-Feeds = Mapping[str, Array]
 Batches = Callable[[], Iterable[Feeds]]  # gives the same batches each time: inputs by name, samples along axis 0
 
 
@@ -28,22 +24,19 @@ class Network:
         try:
             part = _part(model, self._fetch).SerializeToString()
             self._session = ort.InferenceSession(part, options, providers=["CPUExecutionProvider"])
-        except _refusals() as error:
-            raise CalibrationError(f"onnxruntime cannot load the model: {_first_line(error)}") from None
-        self._inputs = {value.name: value.shape for value in self._session.get_inputs()}
+        except refusals() as error:
+            raise CalibrationError(f"onnxruntime cannot load the model: {first_line(error)}") from None
+        self._inputs = self._session.get_inputs()
 
     def __call__(self, batches: Iterable[Feeds]) -> Iterator[dict[str, Array]]:
         """Yield the fetched tensors for each piece of each batch that the model takes at once."""
+        names = {value.name for value in self._inputs}
         for batch in batches:
-            missing = [name for name in self._inputs if name not in batch]
-            if missing:
-                raise CalibrationError(f"the calibration data lacks input {listed(missing)}")
-            given = {name: batch[name] for name in self._inputs}
-            for feeds in _pieces(given, self._inputs):
+            for feeds, _ in slices({name: array for name, array in batch.items() if name in names}, self._inputs):
                 try:
                     yield dict(zip(self._fetch, self._session.run(self._fetch, feeds), strict=True))
-                except _refusals() as error:
-                    raise CalibrationError(f"onnxruntime cannot run the model: {_first_line(error)}") from None
+                except refusals() as error:
+                    raise CalibrationError(f"onnxruntime cannot run the model: {first_line(error)}") from None
 
 
 def _part(model: ModelProto, fetch: Sequence[str]) -> ModelProto:
@@ -73,45 +66,3 @@ def _needed(nodes: Sequence[NodeProto], fetch: Sequence[str]) -> list[NodeProto]
             wanted.update(node.input)
             kept.append(NodeProto.FromString(node.SerializeToString()))
     return kept[::-1]
-
-
-def _pieces(batch: Feeds, shapes: Mapping[str, Sequence[int | str]]) -> Iterator[Feeds]:
-    """Cut a batch into pieces of the model's static batch size; a dynamic one takes it whole."""
-    counts = set()
-    for name, shape in shapes.items():
-        if shape and isinstance(shape[0], int):
-            if batch[name].ndim != len(shape) or len(batch[name]) % shape[0]:
-                got = batch[name].shape
-                raise CalibrationError(f"input {name!r} is {got} in the data; the model takes {tuple(shape)}")
-            counts.add(len(batch[name]) // shape[0])
-    if len(counts) > 1:
-        raise CalibrationError(f"inputs {listed(shapes)} differ in their number of samples")
-    count = counts.pop() if counts else 1
-    for i in range(count):
-        yield {name: _piece(array, i, count) for name, array in batch.items()}
-
-
-def _piece(array: Array, i: int, count: int) -> Array:
-    if array.ndim == 0 or count == 1:
-        return array
-    size = len(array) // count
-    return np.asarray(array[i * size : (i + 1) * size])
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """What onnxruntime and protobuf raise, which have no common base of their own."""
-    from google.protobuf.message import EncodeError
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return (
-        EncodeError,  # above 2 GB
-        state.Fail,
-        state.InvalidArgument,
-        state.InvalidGraph,
-        state.NotImplemented,
-        state.RuntimeException,
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -12,7 +12,7 @@ from typing import Any
 from calibration import observers
 from calibration.errors import CalibrationError
 from calibration.observers.base import Extremes, Observer
-from calibration.ranges import Ranges, TensorRange
+from calibration.ranges import Ranges, TensorRange, checked
 
 SCHEMA = "edgesmith.observations/1"
 
@@ -96,9 +96,6 @@ def _difference(one: Observations, other: Observations) -> str | None:
     return "other tensors" if list(other.seen) != list(one.seen) else None
 
 
-_TYPES = {"model": str, "observer": str, "options": dict, "samples": int, "tensors": dict}
-
-
 def _parse(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(gzip.decompress(path.read_bytes()))
@@ -106,10 +103,4 @@ def _parse(path: Path) -> dict[str, Any]:
         raise CalibrationError(f"{path}: no such file of observations") from None
     except (gzip.BadGzipFile, EOFError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CalibrationError(f"{path}: not observations ({error}); observe this shard again") from None
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
-        tag = found.get("schema") if isinstance(found, dict) else None
-        raise CalibrationError(f"{path}: schema is {tag!r}, not {SCHEMA!r}; observe this shard again")
-    for key, kind in _TYPES.items():
-        if not isinstance(found.get(key), kind):
-            raise CalibrationError(f"{path}: {key} is not a JSON {kind.__name__}; observe this shard again")
-    return found
+    return checked(found, path, SCHEMA, "observe this shard again")

@@ -15,7 +15,7 @@ from onnx import ModelProto, helper, version_converter
 from calibration.errors import CalibrationError, listed
 from calibration.graph import fold_batch_norm, inferred, load_model, pool_spatial_means, without_weights
 from calibration.placement import LEAST_OPSET
-from calibration.running import refusals
+from calibration.running import first_line, refusals
 
 # Of what onnxruntime does at its basic level, not wanted: to write several ops as one that the model's makers
 # did not use, which not every runtime has. Runtimes that have such a kernel find the pattern themselves.
@@ -73,7 +73,7 @@ def _upgraded(model: ModelProto) -> ModelProto:
     try:
         upgraded = version_converter.convert_version(without_weights(model), LEAST_OPSET)
     except (RuntimeError, version_converter.ConvertError) as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = first_line(error)
         raise CalibrationError(
             f"the model has opset {_opset(model)}, and onnx cannot convert it to {LEAST_OPSET}, which int8 needs"
             f" ({reason}): export it again with opset {LEAST_OPSET} or later"
@@ -111,7 +111,7 @@ def _optimized(model: ModelProto) -> ModelProto:
         try:
             ort.InferenceSession(str(given), options, ["CPUExecutionProvider"], disabled_optimizers=_REWRITES)
         except refusals() as error:
-            reason = str(error).strip().partition("\n")[0].replace(f"{given}", "it")
+            reason = first_line(error).replace(f"{given}", "it")
             raise CalibrationError(f"onnxruntime cannot load the model: {reason}") from None
         return load_model(written)
 

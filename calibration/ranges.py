@@ -101,12 +101,17 @@ def _parse(path: Path) -> dict[str, Any]:
         raise CalibrationError(f"{path}: no such file; `edgesmith calibrate` makes it") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CalibrationError(f"{path}: not JSON ({error}); calibrate again") from None
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+    return checked(found, path, SCHEMA, "calibrate again")
+
+
+def checked(found: Any, path: Path, schema: str, again: str) -> dict[str, Any]:
+    """Return what was read if it is of that schema; `again` says how to make the file anew. Raises CalibrationError."""
+    if not isinstance(found, dict) or found.get("schema") != schema:
         tag = found.get("schema") if isinstance(found, dict) else None
-        raise CalibrationError(f"{path}: schema is {tag!r}, not {SCHEMA!r}; calibrate again")
+        raise CalibrationError(f"{path}: schema is {tag!r}, not {schema!r}; {again}")
     for key, kind in _TYPES.items():
         if not isinstance(found.get(key), kind):
-            _wrong(path, key, f"is not a JSON {kind.__name__}")
+            raise CalibrationError(f"{path}: {key} is not a JSON {kind.__name__}; {again}")
     return found
 
 

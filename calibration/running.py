@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import EncodeError
 from numpy.typing import NDArray
 from onnx import ValueInfoProto
 
@@ -93,7 +94,7 @@ def run_batches(
         try:
             for batch in batches:
                 before = samples
-                for feeds, n in _slices(batch, inputs):
+                for feeds, n in slices(batch, inputs):
                     while pending and not _room(pending, n, opened.at_once):
                         pending.popleft()[0].result()
                     pending.append((pool.submit(_one, opened, feeds, (samples, n), show), n))
@@ -140,7 +141,7 @@ def _one(opened: Opened, feeds: Feeds, where: tuple[int, int], show: Shown) -> N
     try:
         values: list[Array] = opened.session.run(list(opened.fetched), dict(feeds))
     except refusals() as error:
-        raise CalibrationError(f"calibration sample {first}: onnxruntime cannot run it: {_first_line(error)}") from None
+        raise CalibrationError(f"calibration sample {first}: onnxruntime cannot run it: {first_line(error)}") from None
     show(dict(zip(opened.fetched, values, strict=True)), first, n)
 
 
@@ -164,15 +165,16 @@ def _session(onnx_path: Path, only: Collection[str] | None, threads: int) -> tup
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except refusals() as error:
-        raise CalibrationError(f"{onnx_path}: onnxruntime cannot load it: {_first_line(error)}") from None
+        raise CalibrationError(f"{onnx_path}: onnxruntime cannot load it: {first_line(error)}") from None
     return session, computed
 
 
 def refusals() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises, which has no common base of its own."""
+    """What onnxruntime and protobuf raise, which have no common base of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     return (
+        EncodeError,  # above 2 GB
         state.Fail,
         state.InvalidArgument,
         state.InvalidGraph,
@@ -181,11 +183,12 @@ def refusals() -> tuple[type[Exception], ...]:
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return what an error says in its first line."""
     return str(error).strip().partition("\n")[0]
 
 
-def _slices(batch: Feeds, inputs: Sequence[Any]) -> Iterator[tuple[Feeds, int]]:
+def slices(batch: Feeds, inputs: Sequence[Any]) -> Iterator[tuple[Feeds, int]]:
     """Cut a batch into pieces of the size that the model takes, each with its number of samples."""
     missing = [value.name for value in inputs if value.name not in batch]
     unknown = sorted(batch.keys() - {value.name for value in inputs})

@@ -45,9 +45,7 @@ class Meter:
 
     def in_float32(self) -> "Meter":
         """The same, with the precision of what is not quantized pinned to true float32."""
-        if not hasattr(self.target, "precision"):
-            return self
-        return replace(self, target=replace(self.target, precision="f32"))  # type: ignore[call-arg]
+        return replace(self, target=in_float32(self.target))
 
     def lower(self, model: Path, ranges: Path | None, weights: Path | None = None) -> Path:
         """The ONNX file that would ship, as a stored artifact, with what became of each op beside it."""
@@ -168,3 +166,8 @@ def measurement(fields: Mapping[str, Any]) -> Measurement:
         "warnings": tuple(fields["warnings"]),
     }
     return Measurement(**{**fields, **lists})
+
+
+def in_float32(target: Target) -> Target:
+    """Return the same target with true float32, where it could run something less."""
+    return replace(target, precision="f32") if hasattr(target, "precision") else target  # type: ignore[call-arg]

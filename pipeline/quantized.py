@@ -4,7 +4,7 @@ import datetime
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
@@ -16,6 +16,7 @@ from pipeline.assess import latency, ratio_of
 from pipeline.errors import UserError
 from pipeline.exporting import describe
 from pipeline.judging import running, write
+from pipeline.measure import in_float32
 from pipeline.quantizing import Job, Made, Method, Source, source_of, static
 from pipeline.report.layer_noise import picture
 from pipeline.report.quantized import Accuracy, Output, Quantized, Side
@@ -92,7 +93,7 @@ def _fidelity(job: Job, source: Source, made: Made) -> Fidelity:
 def _race(job: Job, source: Source, made: Made, folder: Path) -> Raced:
     """Build both for the target and time them, interleaved, on the first call of the data."""
     write(made.model, folder / "int8.onnx")
-    files = {"float": (_in_float32(job.target), source.path), "int8": (job.target, folder / "int8.onnx")}
+    files = {"float": (in_float32(job.target), source.path), "int8": (job.target, folder / "int8.onnx")}
     if job.place is None:
         return Raced({name: onnx_bytes(path) for name, (_, path) in files.items()}, None)
     built = {}
@@ -106,11 +107,6 @@ def _race(job: Job, source: Source, made: Made, folder: Path) -> Raced:
     save(folder / "feeds.npz", next(iter(source.judged)))
     with job.progress.bar("time float / int8", job.timing.rounds) as bar:
         return Raced(sizes, job.place.device.measure(built, folder / "feeds.npz", job.timing, bar.advance))
-
-
-def _in_float32(target: Target) -> Target:
-    """The same target with true float32 where it could run something less."""
-    return replace(target, precision="f32") if hasattr(target, "precision") else target  # type: ignore[call-arg]
 
 
 def onnx_bytes(path: Path) -> int:

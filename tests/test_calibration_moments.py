@@ -49,7 +49,9 @@ def test_a_static_batch_takes_the_data_in_pieces():
     parts = channel_means(made, [{"x": x[:4]}, {"x": x[4:]}], ["stem", "y"])
     for name, mean in whole.items():
         np.testing.assert_allclose(parts[name], mean, rtol=1e-4, atol=1e-5)
-    with pytest.raises(CalibrationError, match=r"input 'x' is \(3, 3, 16, 16\) in the data; the model takes \(2, 3"):
+    with pytest.raises(
+        CalibrationError, match="input 'x' has 3 samples, the model takes 2 at once: give a multiple of 2"
+    ):
         channel_means(made, [{"x": x[:3]}], ["y"])
 
 
@@ -68,7 +70,10 @@ def test_data_that_cannot_be_used():
         channel_stats(made, [], ["y"])
     with pytest.raises(CalibrationError, match="lacks input 'x'"):
         channel_stats(made, [{"image": samples(1, (3, 4, 4))}], ["y"])
-    with pytest.raises(CalibrationError, match="onnxruntime cannot run the model"):
+    with pytest.raises(
+        CalibrationError,
+        match=r"input 'x' is float32 \(1, 2, 4, 4\) in the data; the model takes x: float \(\w+, 3, 4, 4\)",
+    ):
         channel_stats(made, [{"x": samples(1, (2, 4, 4))}], ["y"])
     bad = samples(2, (3, 4, 4))
     bad[1, 0, 0, 0] = np.nan

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jinja2 import Environment
 
 from pipeline.pruning.curves import Curve, Sensitivity
-from pipeline.report.widths import FORBIDDEN
+from pipeline.report.widths import FORBIDDEN, short
 
 FILE = "sensitivity.svg"
 
@@ -100,12 +100,11 @@ def _panel(number: int, curve: Curve, baseline: float, scale: tuple[float, float
         return round(BELOW + PLOT_HEIGHT * (high - value) / (high - low or 1.0), 1)
 
     pairs = list(zip((0.0, *curve.ratios), (baseline, *curve.values), strict=True))
-    half = LETTERS // 2
     name = curve.group
     return _Panel(
         x=MARGIN + number % COLUMNS * PANEL,
         y=TOP + number // COLUMNS * HEIGHT,
-        label=name if len(name) <= LETTERS else f"{name[:half]}…{name[1 - half :]}",
+        label=short(name, LETTERS),
         hint=f"{name}: " + ", ".join(f"{value:.4f} without {ratio:.0%}" for ratio, value in pairs),
         whole=height(baseline),
         points=tuple(f"{round(PLOT_WIDTH * ratio, 1)},{height(value)}" for ratio, value in pairs),

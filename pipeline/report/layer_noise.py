@@ -6,7 +6,7 @@ from jinja2 import Environment
 
 from calibration.runs import decibels
 from calibration.sensitivity import LayerCost, Sensitivity
-from pipeline.report.widths import FORBIDDEN
+from pipeline.report.widths import FORBIDDEN, short
 
 WIDTH, ROW, MARGIN, TOP = 900, 18, 24, 84
 NAMES, FIGURES, LETTERS = 300, 90, 42  # pixels of the names, of the figures; characters of a name
@@ -85,11 +85,10 @@ def _row(number: int, cost: LayerCost, start: int, left: bool) -> _Row:
     db = decibels(cost.total)
     room = WIDTH - start - MARGIN - FIGURES
     length = round(room * min(max((QUIET_DB - db) / QUIET_DB, 0.0), 1.0), 1)
-    half = LETTERS // 2
     name = cost.layer.name
     return _Row(
         y=TOP + number * ROW,
-        label=name if len(name) <= LETTERS else f"{name[:half]}…{name[1 - half :]}",
+        label=short(name, LETTERS),
         hint=f"{name} ({', '.join(cost.layer.ops)}): {db:.1f} dB, {cost.layer.macs:,} multiply-accumulates",
         kind="float" if left else "bar",
         length=length,

@@ -181,7 +181,7 @@ def _laid_out(grouped: Sequence[Section], lanes: tuple[_Lane, _Lane]) -> tuple[l
         before, several = several, len(section.layers) > 1
         y += GAP if rows and (several or before) else 0  # lone layers stand close together
         if several:
-            headers.append(_Header(y, _short(section.prefix), share(*section.macs)))
+            headers.append(_Header(y, short(section.prefix), share(*section.macs)))
             y += HEADER
         for layer in section.layers:
             rows.append(_row(layer, _label(section, layer), (MARGIN + INDENT * several, y), lanes))
@@ -190,13 +190,13 @@ def _laid_out(grouped: Sequence[Section], lanes: tuple[_Lane, _Lane]) -> tuple[l
 
 
 def _label(section: Section, layer: Layer) -> str:
-    return _short(section.label(layer) if len(section.layers) > 1 else layer.name)
+    return short(section.label(layer) if len(section.layers) > 1 else layer.name)
 
 
-def _short(name: str) -> str:
-    """Leave out the middle of a long name."""
-    half = LONGEST // 2
-    return name if len(name) <= LONGEST else f"{name[:half]}…{name[1 - half :]}"
+def short(name: str, letters: int = LONGEST) -> str:
+    """Leave out the middle of a name of more letters."""
+    half = letters // 2
+    return name if len(name) <= letters else f"{name[:half]}…{name[1 - half :]}"
 
 
 def _row(layer: Layer, label: str, corner: tuple[int, int], lanes: tuple[_Lane, _Lane]) -> _Row:

@@ -59,13 +59,9 @@ class Finetune(Training, Stage):
         shutil.rmtree(out / "finished", ignore_errors=True)
         objective = self._distilled(self.distill, config, model, inputs[SOURCE]) if self.distill else None
         history = fit(model, self.data.load(), config, epochs, progress, objective)
-        best = history.epochs[history.best] if history.epochs else None
         figures = {
-            "epochs": len(history.epochs),
+            **history.figures(),
             "devices": resolve_count(self.devices, self.accelerator),
-            "best_epoch": history.best + 1 if best else 0,
-            "validation_top1": best.validation.top1 if best else None,
-            "loss": [epoch.loss for epoch in history.epochs],
             **({"taps": [tap.name for tap in objective.taps]} if objective else {}),
             **({"from_scratch": True} if self.from_scratch else {}),
         }

@@ -72,16 +72,9 @@ class Qat(Training, Stage):
         (out / FILE).unlink(missing_ok=True)  # chosen for the weights as they were
         onnx.save(model, out / lowering.MODEL)
         ranges.save(out / lowering.RANGES)
-        best = history.epochs[history.best] if history.epochs else None
         info = checkpoint.Info.load(before)
         if info is not None:
-            figures = {
-                "epochs": len(history.epochs),
-                "best_epoch": history.best + 1 if best else 0,
-                "validation_top1": best.validation.top1 if best else None,
-                "loss": [epoch.loss for epoch in history.epochs],
-            }
-            checkpoint.Info(info.params, info.macs, figures).save(out)
+            checkpoint.Info(info.params, info.macs, history.figures()).save(out)
         finished = (out / "epochs").rename(out / "finished")  # in one step: half of it would not resume
         shutil.rmtree(finished)
 

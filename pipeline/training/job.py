@@ -37,6 +37,16 @@ class History:
         """Index of the epoch with the highest validation top-1; the last of equal ones."""
         return max(range(len(self.epochs)), key=lambda i: (self.epochs[i].validation.top1, i))
 
+    def figures(self) -> dict[str, Any]:
+        """Return what a stage tells of it."""
+        best = self.epochs[self.best] if self.epochs else None
+        return {
+            "epochs": len(self.epochs),
+            "best_epoch": self.best + 1 if best else 0,
+            "validation_top1": best.validation.top1 if best else None,
+            "loss": [epoch.loss for epoch in self.epochs],
+        }
+
     @staticmethod
     def of(header: dict[str, Any]) -> "History":
         """Read it out of a checkpoint's header."""
