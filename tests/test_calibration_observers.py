@@ -122,7 +122,9 @@ def test_unknown_names_and_options():
 @settings(deadline=None)
 @given(
     st.floats(90, 100),
-    hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(0.125, 1e4, width=32) | st.floats(-1e4, -1, width=32)),
+    hnp.arrays(
+        np.float32, st.integers(1, 60), elements=st.floats(0.125, 1e4, width=32) | st.floats(-1e4, -1, width=32)
+    ),
 )
 def test_percentile_clips_nothing_where_less_than_one_value_would_be(percentile, values):
     observer = Percentile(percentile)
