@@ -163,14 +163,14 @@ def _weights(job: Job, source: Source, made: Made) -> Weights | None:
     if ready is None:
         return None
     moved = ready.equalized
-    left = dict(ready.chosen.skipped) if ready.chosen else {}
+    left = {**({"equalize": moved.skipped} if moved else {}), **(ready.chosen.skipped if ready.chosen else {})}
     return Weights(
         scale=options.scale,
         rounding=options.rounding,
         bias=options.bias,
         samples=source.seen.part(0, options.samples).count if ready.chosen or moved else 0,
         equalized=None if moved is None else len(moved.pairs),
-        not_applied={**({"equalize": dict(moved.skipped)} if moved else {}), **{k: dict(v) for k, v in left.items()}},
+        not_applied={method: dict(skipped) for method, skipped in left.items() if skipped},
         rounded_anew=dict(made.rounded_anew),
     )
 
