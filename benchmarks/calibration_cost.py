@@ -74,7 +74,8 @@ def exported(name: str) -> Path:
     """The prepared ONNX file of a model, made once."""
     import torch
 
-    from calibration.prepare import prepare, save_model
+    from calibration.prepare import prepare
+    from calibration.saving import save_model
 
     path = RESULTS / "calibration" / f"{name}.onnx"
     if not path.exists():

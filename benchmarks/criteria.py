@@ -37,11 +37,10 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import criteria_peer
+from benchmarks.builtin import dense
 from benchmarks.criteria_table import Cell, markdown, rows, table
-from pipeline.checkpoint import load_weights
 from pipeline.data.base import Data, Split
 from pipeline.data.fashion_mnist import load
-from pipeline.models.resnet import resnet20
 from pipeline.plugins import names
 from pipeline.pruning import PruneResult, Samples, prune, score
 from pipeline.pruning.ranking import CRITERIA, criterion_of
@@ -51,8 +50,6 @@ from pipeline.training.distill import Distilled
 from pipeline.training.evaluate import evaluate
 from pipeline.training.loop import fit
 
-ROOT = Path(__file__).resolve().parents[1]
-WEIGHTS = ROOT / "pipeline" / "models" / "fashion_resnet20.safetensors"
 SHARES = (0.3, 0.5, 0.7)  # of the multiply-accumulates
 TRAINED_AT = 0.5
 SCORED_ON = 256
@@ -239,13 +236,6 @@ class Part:
 
     def __getitem__(self, index: Any, /) -> Any:
         return self.split[np.arange(len(self))[index]]
-
-
-def dense() -> nn.Module:
-    """The built-in network."""
-    model = resnet20(width=32, in_channels=1)
-    load_weights(model, WEIGHTS)
-    return model.eval()
 
 
 def example() -> torch.Tensor:

@@ -8,12 +8,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.builtin import dense
+
 NAMES = ("l1", "l2", "bn_scale", "fpgm", "taylor", "lamp")
 
 
 def peer(job: Any, data: Any, model: nn.Module) -> Iterator[Any]:
     """Prune copies of the model to the widths that ours get."""
-    from benchmarks.criteria import SCORED_ON, dense, samples, widths
+    from benchmarks.criteria import SCORED_ON, samples, widths
 
     for share in job.shares:
         wanted = {g.name: g.after for g in widths(model, share).plan.groups}

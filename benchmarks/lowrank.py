@@ -4,32 +4,26 @@ python benchmarks/lowrank.py [--methods svd tucker cp auto] [--energies 0.9 0.8]
 """
 
 import argparse
+import sys
 import time
-from importlib.resources import files
+from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from torch import nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.builtin import dense
 from pipeline.data import fashion_mnist
 from pipeline.data.base import Data
 from pipeline.lowrank import Energy, factorize
-from pipeline.models.resnet import resnet20
 from pipeline.training.batchnorm import recalibrate
 from pipeline.training.evaluate import evaluate
-
-
-def trained() -> nn.Module:
-    """The checkpoint that the package ships."""
-    model = resnet20(width=32, in_channels=1)
-    model.load_state_dict(load_file(str(files("pipeline.models") / "fashion_resnet20.safetensors")))
-    return model.eval()
 
 
 def row(data: Data, method: str, energy: float, ignore: list[str]) -> str:
     """Factorise and measure; a line of the table."""
     start_s = time.perf_counter()
-    result = factorize(trained(), torch.zeros(1, 1, 28, 28), method=method, ranks=Energy(energy), ignore=ignore)
+    result = factorize(dense(), torch.zeros(1, 1, 28, 28), method=method, ranks=Energy(energy), ignore=ignore)
     took_s = time.perf_counter() - start_s
     top1 = evaluate(result.model, data.validation).top1
     recalibrate(result.model, data.train, 16)
@@ -56,7 +50,7 @@ def main() -> None:
     parser.add_argument("--ignore", nargs="*", default=[])
     args = parser.parse_args()
     data = fashion_mnist.load()
-    model = trained()
+    model = dense()
     print(f"source: top-1 {evaluate(model, data.validation).top1:.2%} on {len(data.validation)} validation images")
     print("| method | energy | layers | MACs | params | top-1 | top-1, BN recalibrated | took |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")

@@ -10,6 +10,7 @@ many parameters are gone as weights are zero.
 import argparse
 import gzip
 import json
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,9 +23,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from pipeline.checkpoint import load_weights
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.builtin import dense
 from pipeline.exporting import INPUT, to_onnx
-from pipeline.models.resnet import resnet20
 from pipeline.pruning import prune
 from pipeline.pruning.sparsity import sparsify
 from pipeline.report.table import size
@@ -34,8 +36,6 @@ from targets.npz import save
 from targets.plugins import make
 from targets.stats import quantile_interval, ratio_interval
 
-ROOT = Path(__file__).resolve().parents[1]
-WEIGHTS = ROOT / "pipeline" / "models" / "fashion_resnet20.safetensors"
 SHAPE = (8, 1, 28, 28)
 COLUMNS = ("target", "model", "zeros", "weights", "gzipped", "p50 ms", "× dense", "95%")
 DENSE = "dense"
@@ -43,13 +43,12 @@ DENSE = "dense"
 
 def models() -> dict[str, tuple[nn.Module, float]]:
     """The contestants, and the share of zeros in the weights of each."""
-    dense = resnet20(width=32, in_channels=1)
-    load_weights(dense, WEIGHTS)
-    half, pattern = sparsify(dense.eval()), sparsify(dense, pattern="2:4")
-    pruned = prune(dense, (torch.zeros(SHAPE),), ratio=0.5, target="params", round_to=16)
+    whole = dense()
+    half, pattern = sparsify(whole), sparsify(whole, pattern="2:4")
+    pruned = prune(whole, (torch.zeros(SHAPE),), ratio=0.5, target="params", round_to=16)
     return {
-        DENSE: (dense, 0.0),
-        "dense again": (dense, 0.0),
+        DENSE: (whole, 0.0),
+        "dense again": (whole, 0.0),
         "50% zero": (half.model, half.achieved),
         "2:4": (pattern.model, pattern.achieved),
         "channels": (pruned.model, 0.0),

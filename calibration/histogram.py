@@ -23,6 +23,7 @@ _MAGNITUDE = np.int32(0x7FFFFFFF)
 _OCTAVES = 32  # kept below the greatest magnitude; int8 cannot tell what is smaller from zero
 _SIZE = _OCTAVES << _MANTISSA
 _END = 2.0**128  # what the greatest float32 stays below
+_FUZZ = 1e-9  # that a share of a count may be off: 10,000 · (1 - 0.9999) is a whole value, and computed as less
 _TAKEN = 1 << 16  # values counted at once: with their keys they stay in a core's own cache
 
 
@@ -102,16 +103,21 @@ class Histogram(Extremes):
     def quantile(self, share: float) -> float:
         """Return the value that `share` of the non-zero values do not exceed, 0 ≤ share ≤ 1.
 
-        The rank is `share · (n - 1)`, as numpy's; the value lies in the bin of the value of that rank,
-        rounded down. Zero if nothing but zeros was seen.
+        Beyond it, in the nearer tail of the `n` values, lie as many whole values as that share of `n` has: none
+        where that is less than one, and then it is an extreme. It lies in the bin of the value of that rank,
+        where values are taken for evenly spread. Zero if nothing but zeros was seen.
         """
         low, high, counts = self.bins()
         if not counts.size:
             return 0.0
-        rank = share * (int(counts.sum()) - 1)
+        n = int(counts.sum())
+        lower = share < 0.5
+        beyond = int(n * min(share, 1 - share) + _FUZZ)
+        rank = beyond if lower else n - 1 - beyond
         before = np.cumsum(counts) - counts
         at = int(np.searchsorted(before, rank, side="right")) - 1
-        inside = min((rank - before[at] + share) / counts[at], 1.0)  # 0 at the least value, 1 at the greatest
+        # a bin has its least value at its beginning and its greatest at its end, so that the ends clip nothing
+        inside = (0.0 if lower else 1.0) if not beyond else (rank - before[at] + share) / counts[at]
         value = low[at] + inside * (high[at] - low[at])
         return float(np.clip(value, self.minimum, self.maximum))
 

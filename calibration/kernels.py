@@ -4,9 +4,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, NodeProto, shape_inference
+from onnx import ModelProto, NodeProto
 
-from calibration.graph import Index, activations, attributes, index, label
+from calibration.graph import Index, activations, attributes, index, inferred, label
 from calibration.placement import FUSED, Placement
 from calibration.scheme import Scheme
 
@@ -92,7 +92,7 @@ def _following_add(node: NodeProto, found: Index) -> NodeProto | None:
 
 
 def _shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
-    graph = shape_inference.infer_shapes(model).graph
+    graph = inferred(model)
     shapes = {
         value.name: tuple(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim)
         for value in (*graph.input, *graph.value_info, *graph.output)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, helper, numpy_helper, shape_inference
+from onnx import ModelProto, helper, numpy_helper
 
 from calibration.errors import CalibrationError, listed
-from calibration.graph import Names
+from calibration.graph import Names, inferred
 from calibration.network import Network
 from calibration.running import Array, Feeds
 
@@ -86,6 +86,8 @@ class _Seen:
 
 
 def _observed(model: ModelProto, batches: Iterable[Feeds], tensors: Sequence[str], spread: bool) -> dict[str, _Seen]:
+    if not tensors:
+        return {}
     reducing, fetches = _reducing(model, tensors, spread)
     network = Network(reducing, [name for row in fetches.values() for name in row])
     seen = {name: _Seen() for name in tensors}
@@ -101,14 +103,25 @@ def _reducing(model: ModelProto, tensors: Sequence[str], spread: bool) -> tuple[
     """A copy of the model that computes moments of `tensors`, and the names of theirs: shape, mean, then spread."""
     copy = ModelProto()
     copy.CopyFrom(model)
-    graph = shape_inference.infer_shapes(copy).graph
-    values = (*graph.input, *graph.value_info, *graph.output)
-    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values}
+    ranks = _ranks(copy)
     without = [name for name in tensors if ranks.get(name, 0) <= _CHANNELS]
     if without:
         raise CalibrationError(f"{listed(without)} have no channels, or shape inference cannot tell")
     writer = _Writer(copy)
     return copy, {name: writer.moments(name, ranks[name], spread) for name in tensors}
+
+
+def _ranks(model: ModelProto) -> dict[str, int]:
+    """Numbers of dimensions, as inferred; what a weight is read with or makes has the weight's, whatever is known."""
+    graph = inferred(model)
+    values = (*graph.input, *graph.value_info, *graph.output)
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values}
+    weights = {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm") and node.input[1] in weights:
+            for name in (node.input[0], node.output[0]):
+                ranks[name] = weights[node.input[1]]
+    return ranks
 
 
 class _Writer:

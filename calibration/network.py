@@ -7,6 +7,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto
 from calibration.errors import CalibrationError
 from calibration.graph import drop_unread_initializers, index
 from calibration.running import Array, Feeds, first_line, refusals, slices
+from calibration.saving import openable
 
 Batches = Callable[[], Iterable[Feeds]]  # gives the same batches each time: inputs by name, samples along axis 0
 
@@ -22,8 +23,8 @@ class Network:
         options.log_severity_level = 4
         self._fetch = list(fetch)
         try:
-            part = _part(model, self._fetch).SerializeToString()
-            self._session = ort.InferenceSession(part, options, providers=["CPUExecutionProvider"])
+            with openable(_part(model, self._fetch)) as part:
+                self._session = ort.InferenceSession(part, options, providers=["CPUExecutionProvider"])
         except refusals() as error:
             raise CalibrationError(f"onnxruntime cannot load the model: {first_line(error)}") from None
         self._inputs = self._session.get_inputs()

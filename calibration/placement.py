@@ -75,7 +75,7 @@ def place(
     between = {
         node.output[0]: list(node.input)
         for node in copy.graph.node
-        if scheme.quantize_outputs and label(node) in exclude and _written(node, found) in tensors
+        if scheme.quantize_outputs and label(node) in exclude and written(node, found) in tensors
     }
     nearest = write_pairs(copy.graph, ranges.of(tensors), with_weights, scheme, weights)
     _read_floats(copy, between)
@@ -137,7 +137,7 @@ def _tensors(taken: list[NodeProto], found: Index, floats: set[str], scheme: Sch
         inputs = node.input[:1] if _weight(node, found, scheme) else node.input
         tensors |= dict.fromkeys(name for name in inputs if name in floats)
     if scheme.quantize_outputs:
-        tensors |= dict.fromkeys(out for node in taken if (out := _written(node, found)))
+        tensors |= dict.fromkeys(name for node in taken if (name := written(node, found)) not in found.outputs)
     else:
         for name in _accumulated(taken, found, scheme):
             tensors.pop(name)
@@ -159,12 +159,12 @@ def _accumulated(taken: list[NodeProto], found: Index, scheme: Scheme) -> list[s
     return list(last.values())
 
 
-def _written(node: NodeProto, found: Index) -> str | None:
-    """The tensor that the kernel of `node` writes, fused activation included; None for a model output."""
-    name: str = node.output[0]
+def written(node: NodeProto, found: Index) -> str:
+    """Return the tensor that the kernel of `node` writes, fused activations included."""
+    name = str(node.output[0])
     while (reader := found.only_reader(name)) is not None and reader.op_type in FUSED:
-        name = reader.output[0]
-    return None if name in found.outputs else name
+        name = str(reader.output[0])
+    return name
 
 
 def _refusal(node: NodeProto, found: Index, floats: set[str], scheme: Scheme) -> str | None:

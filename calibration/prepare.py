@@ -5,23 +5,20 @@ What can be computed ahead is, and nothing stands between ops that runtimes fuse
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import onnx
 from onnx import ModelProto, helper, version_converter
 
 from calibration.errors import CalibrationError, listed
 from calibration.graph import fold_batch_norm, inferred, load_model, pool_spatial_means, without_weights
 from calibration.placement import LEAST_OPSET
 from calibration.running import first_line, refusals
+from calibration.saving import is_large, save_model
 
 # Of what onnxruntime does at its basic level, not wanted: to write several ops as one that the model's makers
 # did not use, which not every runtime has. Runtimes that have such a kernel find the pattern themselves.
 _REWRITES = ["GeluFusionL1", "LayerNormFusionL1", "SliceConcatToSpaceToDepthFusion"]
-# Weights beyond this go into a file of their own: a protobuf message holds 2 GiB at most.
-_MOST_IN_MESSAGE = 2**30
 
 
 def prepare(model: ModelProto) -> ModelProto:
@@ -43,17 +40,6 @@ def prepare(model: ModelProto) -> ModelProto:
     del ready.graph.value_info[:]
     ready.graph.value_info.extend(values)
     return ready
-
-
-def save_model(model: ModelProto, path: Path) -> None:
-    """Write `model` to `path`; weights too large for one message go to `path` with `.data` behind it.
-
-    Those are then no longer in `model`, but in the file.
-    """
-    if _is_large(model):
-        onnx.save(model, path, save_as_external_data=True, location=f"{path.name}.data")
-    else:
-        onnx.save(model, path)
 
 
 def _check(model: ModelProto) -> None:
@@ -96,7 +82,7 @@ def _with_constants_fixed(model: ModelProto) -> ModelProto:
 
 
 def _optimized(model: ModelProto) -> ModelProto:
-    """What onnxruntime makes of the model before it knows the hardware. Takes the model apart if it is large."""
+    """What onnxruntime makes of the model before it knows the hardware."""
     import onnxruntime as ort
 
     with TemporaryDirectory(prefix="edgesmith-") as name:
@@ -105,7 +91,7 @@ def _optimized(model: ModelProto) -> ModelProto:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(written)
         options.log_severity_level = 4
-        if _is_large(model):
+        if is_large(model):
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "written.data")
         save_model(model, given)
         try:
@@ -114,13 +100,6 @@ def _optimized(model: ModelProto) -> ModelProto:
             reason = first_line(error).replace(f"{given}", "it")
             raise CalibrationError(f"onnxruntime cannot load the model: {reason}") from None
         return load_model(written)
-
-
-def _is_large(model: ModelProto) -> bool:
-    size = 0
-    for tensor in model.graph.initializer:
-        size += math.prod(tensor.dims) * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
-    return size > _MOST_IN_MESSAGE
 
 
 def _restore(ready: ModelProto, model: ModelProto) -> None:

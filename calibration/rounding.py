@@ -19,6 +19,7 @@ from calibration.graph import Index, index, label
 from calibration.layers import Layer, along
 from calibration.network import Batches, Network
 from calibration.pairs import clip_bounds
+from calibration.runs import size
 from calibration.weights import Weights
 
 Values = NDArray[np.float32]
@@ -56,7 +57,7 @@ def adaround(
     annealing = annealing or Annealing()
     skipped: dict[str, str] = {}
     errors: dict[str, tuple[float, float]] = {}
-    samples = sum(len(next(iter(batch.values()))) for batch in batches())
+    samples = sum(size(batch) for batch in batches())
     if not samples:
         raise CalibrationError("the calibration data has no samples: give at least one")
     tensors = dict(weights.tensors)

@@ -58,7 +58,7 @@ def open_model(
     `threads` of the processor work on it, 0 for one per core; `in_order` lets no two runs overlap.
 
     Raises CalibrationError for a model that onnxruntime refuses, that has no float32 activation, or that lacks
-    one that `only` names.
+    one that `only` names; one of another type is left out.
     """
     cores = threads or _cores()
     at_once = 1 if in_order else min(cores, _MOST_AT_ONCE)
@@ -66,9 +66,9 @@ def open_model(
     types = {value.name: value.type for value in session.get_outputs()}
     fetched = tuple(name for name in computed if types.get(name) == _FLOAT)
     given = tuple(v.name for v in session.get_inputs() if v.type == _FLOAT and (only is None or v.name in only))
-    unknown = sorted(set(only or ()) - {*given, *fetched})
+    unknown = sorted(set(only or ()) - {*(value.name for value in session.get_inputs()), *computed})
     if unknown:
-        raise CalibrationError(f"{onnx_path}: no float32 activation is called {listed(unknown)}")
+        raise CalibrationError(f"{onnx_path}: no activation is called {listed(unknown)}")
     if not fetched and only is None:
         raise CalibrationError(f"{onnx_path}: no float32 activation to quantize; export the model in float32")
     return Opened(session, given, fetched, at_once)

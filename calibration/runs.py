@@ -1,7 +1,6 @@
 """Running a model on data with onnxruntime, and how far two models' outputs are apart. Streaming: sums only."""
 
 import math
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
+
+from calibration.saving import openable
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
 Run = Callable[[Feeds], Mapping[str, Array]]
-
-LARGEST = 2**31 - 1  # bytes of a serialised message; a larger model keeps its weights in a file beside it
 
 
 @contextmanager
@@ -34,25 +32,10 @@ def opened(model: ModelProto | Path, threads: int = 0) -> Iterator[Run]:
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_quant_qdq", "1")
-    with _source(model) as source:
+    with openable(model) as source:
         session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_outputs()]
     yield lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
-
-
-@contextmanager
-def _source(model: ModelProto | Path) -> Iterator[str | bytes]:
-    """What onnxruntime opens: a path, or the bytes of a model that fits into them."""
-    if isinstance(model, Path):
-        yield str(model)
-    elif model.ByteSize() <= LARGEST:
-        yield model.SerializeToString()
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            copy = ModelProto()  # saving moves the weights out of the message
-            copy.CopyFrom(model)
-            onnx.save(copy, Path(folder) / "model.onnx", save_as_external_data=True)
-            yield str(Path(folder) / "model.onnx")
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from calibration import observers
 from calibration.adaround import Annealing
 from calibration.choosing import Chosen, choose, equalized
 from calibration.collect import collect, quantizable
+from calibration.equalize import Equalized
 from calibration.graph import load_model
 from calibration.layers import layers
 from calibration.network import Batches
 from calibration.ranges import Ranges
+from calibration.saving import save_model
 from pipeline.exporting import INPUT
 from pipeline.progress import Progress
 from pipeline.weight_options import WeightOptions
@@ -46,23 +48,33 @@ def observe(model: Path, samples: Samples, observer: str, options: Mapping[str, 
 
 def equalize(model: Path, out: Path, samples: Samples, options: WeightOptions, progress: Progress) -> dict[str, Any]:
     """Write `model` equalized to `out`; return what was done and what not, for the report."""
-    with progress.bar("equalize", 1) as bar:
-        done = equalized(load_model(model), samples.first(options.samples))
-        onnx.save(done.model, out)
-        bar.advance()
+    done = equalize_model(load_model(model), samples.first(options.samples), progress)
+    save_model(done.model, out)
     return {"pairs": len(done.pairs), "not": dict(done.skipped)}
 
 
+def equalize_model(model: ModelProto, batches: Batches, progress: Progress) -> Equalized:
+    """Equalize `model` by statistics of the data."""
+    with progress.bar("equalize", 1) as bar:
+        done = equalized(model, batches)
+        bar.advance()
+    return done
+
+
 def choose_weights(model: Path, samples: Samples, options: WeightOptions, progress: Progress) -> Chosen | None:
-    """Choose the int8 weights of `model`; None where placement shall just round them."""
+    """Choose the int8 weights of the file `model`; None where placement shall just round them."""
+    return None if options.plain else choose_for(load_model(model), samples.first(options.samples), options, progress)
+
+
+def choose_for(model: ModelProto, batches: Batches, options: WeightOptions, progress: Progress) -> Chosen | None:
+    """Choose the int8 weights of `model` on the data; None where placement shall just round them."""
     if options.plain:
         return None
-    proto = load_model(model)
     annealing = Annealing(options.iterations) if options.rounding == "adaround" else None
-    with progress.bar("int8 weights", len(layers(proto)) if annealing else 1) as bar:
+    with progress.bar("int8 weights", len(layers(model)) if annealing else 1) as bar:
         chosen = choose(
-            proto,
-            samples.first(options.samples),
+            model,
+            batches,
             options.scale,
             options.bias,
             annealing,

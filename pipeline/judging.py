@@ -8,10 +8,10 @@ from math import isfinite
 from pathlib import Path
 
 import numpy as np
-import onnx
 from onnx import ModelProto
 
-from calibration.runs import LARGEST, Array, Feeds, Run, compare, decibels, opened
+from calibration.runs import Array, Feeds, Run, compare, decibels, opened
+from calibration.saving import save_model
 from pipeline.devices import Place
 from pipeline.errors import UserError
 from pipeline.feeding import Calls, Input
@@ -76,20 +76,12 @@ def running(model: ModelProto | Path, inputs: tuple[Input, ...], target: Target,
     with tempfile.TemporaryDirectory() as folder:
         path = model if isinstance(model, Path) else Path(folder) / "model.onnx"
         if isinstance(model, ModelProto):
-            write(model, path)
+            save_model(model, path)
         built = Path(folder) / "built"
         built.mkdir()
         place.device.build(target, path, built)
         with target.open(built) as runner:
             yield any_batch(runner, inputs)
-
-
-def write(model: ModelProto, path: Path) -> None:
-    """Save a model; one of more than 2 GB keeps its weights in a file beside it."""
-    large = model.ByteSize() > LARGEST
-    copy = ModelProto()
-    copy.CopyFrom(model)  # saving external data empties the message
-    onnx.save(copy if large else model, path, save_as_external_data=large, location=f"{path.name}.data")
 
 
 def any_batch(run: Run, inputs: tuple[Input, ...]) -> Run:

@@ -12,14 +12,15 @@ from typing import Any
 
 from calibration.kernels import weighted_ops
 from calibration.runs import Fidelity, compare
+from calibration.saving import save_model
 from pipeline.assess import latency, ratio_of
 from pipeline.errors import UserError
 from pipeline.exporting import describe
-from pipeline.judging import running, write
+from pipeline.judging import running
 from pipeline.measure import in_float32
 from pipeline.quantizing import Job, Made, Method, Source, source_of, static
 from pipeline.report.layer_noise import picture
-from pipeline.report.quantized import Accuracy, Output, Quantized, Side
+from pipeline.report.quantized import Accuracy, Output, Quantized, Side, Weights
 from pipeline.report.schema import Coverage, Interval, Verdict
 from pipeline.uncalibrated import DYNAMIC, dynamic, half
 from pipeline.verdict import Evidence, judge
@@ -75,7 +76,7 @@ def _put(made: Made, out: Path) -> None:
     """Write the model beside `out`, then put it in place: an interrupted run leaves no half of it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        write(made.model, Path(folder) / out.name)
+        save_model(made.model, Path(folder) / out.name)
         # the weights of a large model first: the file that names them must not be there without them
         for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == out.name):
             path.replace(out.with_name(path.name))
@@ -92,7 +93,7 @@ def _fidelity(job: Job, source: Source, made: Made) -> Fidelity:
 
 def _race(job: Job, source: Source, made: Made, folder: Path) -> Raced:
     """Build both for the target and time them, interleaved, on the first call of the data."""
-    write(made.model, folder / "int8.onnx")
+    save_model(made.model, folder / "int8.onnx")
     files = {"float": (in_float32(job.target), source.path), "int8": (job.target, folder / "int8.onnx")}
     if job.place is None:
         return Raced({name: onnx_bytes(path) for name, (_, path) in files.items()}, None)
@@ -126,6 +127,7 @@ def _report(job: Job, source: Source, made: Made, judged: tuple[Fidelity, Raced]
     ratio = None if ran is None else ratio_of(ran["int8"], ran["float"], job.timing.seed)
     verdict = _verdict(job, raced, ratio)
     settings, target = job.settings, job.target
+    ranges = made.calibrated.ranges if made.calibrated else None
     sides = {name: _side(raced, name, path) for name, path in (("float", source.path), ("int8", None))}
     return Quantized(
         model=job.model.name,
@@ -135,10 +137,11 @@ def _report(job: Job, source: Source, made: Made, judged: tuple[Fidelity, Raced]
         device=asdict(where.fingerprint) if where is not None and ran is not None else None,
         proxy=where is not None and where.proxy,
         method=settings.method,
-        observer={"name": made.ranges.observer, **made.ranges.options} if made.ranges else None,
-        samples=made.ranges.samples if made.ranges else 0,
+        observer={"name": ranges.observer, **ranges.options} if ranges else None,
+        samples=ranges.samples if ranges else 0,
+        weights=_weights(job, source, made),
         evaluated_samples=fidelity.samples,
-        held_out=source.held_out or made.ranges is None,
+        held_out=source.held_out or ranges is None,
         evaluated_on="onnxruntime, in float arithmetic" if ran is None else f"target {target.name()}",
         outputs=_outputs(fidelity),
         accuracy=_accuracy(made),
@@ -151,6 +154,24 @@ def _report(job: Job, source: Source, made: Made, judged: tuple[Fidelity, Raced]
         seconds={name: round(took, 3) for name, took in made.seconds.items()},
         warnings=tuple(dict.fromkeys(f"{name}: {w}" for name, m in (ran or {}).items() for w in m.warnings)),
         written=not verdict.rejected,
+    )
+
+
+def _weights(job: Job, source: Source, made: Made) -> Weights | None:
+    """How the int8 weights were chosen."""
+    ready, options = made.calibrated, job.settings.weights
+    if ready is None:
+        return None
+    moved = ready.equalized
+    left = {**({"equalize": moved.skipped} if moved else {}), **(ready.chosen.skipped if ready.chosen else {})}
+    return Weights(
+        scale=options.scale,
+        rounding=options.rounding,
+        bias=options.bias,
+        samples=source.seen.part(0, options.samples).count if ready.chosen or moved else 0,
+        equalized=None if moved is None else len(moved.pairs),
+        not_applied={method: dict(skipped) for method, skipped in left.items() if skipped},
+        rounded_anew=dict(made.rounded_anew),
     )
 
 

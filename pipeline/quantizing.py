@@ -11,20 +11,28 @@ from typing import Literal
 from onnx import ModelProto
 
 from calibration import observers
-from calibration.collect import collect
-from calibration.graph import fold_batch_norm, label, load_model, pool_spatial_means
+from calibration.choosing import Chosen
+from calibration.collect import collect, quantizable
+from calibration.equalize import Equalized
+from calibration.graph import load_model
 from calibration.kernels import layers
 from calibration.mixed import Candidate, Mixed, mixed
 from calibration.placement import Placement, place
+from calibration.prepare import prepare
 from calibration.ranges import Ranges
 from calibration.runs import Run, opened
+from calibration.saving import save_model
+from calibration.scheme import Scheme
 from calibration.sensitivity import Sensitivity, sensitivity
+from pipeline.calibrating import choose_for, equalize_model
 from pipeline.devices import Place
 from pipeline.errors import UserError
 from pipeline.feeding import Calls, Input, calls_from, inputs_of
 from pipeline.images import Preparation
-from pipeline.judging import Floor, any_batch, metric_of, running, sqnr_of, write
+from pipeline.judging import Floor, any_batch, metric_of, running, sqnr_of
+from pipeline.naming import check_excluded, name_nodes
 from pipeline.progress import Progress
+from pipeline.weight_options import WeightOptions
 from targets.base import Target
 from targets.devices.base import Timing
 
@@ -46,6 +54,7 @@ class Settings:
     observer: str = "percentile"
     options: Mapping[str, float] = field(default_factory=dict)
     samples: int = 512
+    weights: WeightOptions = field(default_factory=WeightOptions)
     metric: str | None = None  # FILE.py:NAME, or agreement
     max_drop: float | None = None  # in the metric's own unit
     min_sqnr: float | None = None  # dB
@@ -74,7 +83,7 @@ class Source:
     """The float model as it came and as it is quantized, and the calls it is calibrated and judged on."""
 
     path: Path
-    model: ModelProto  # batch norms folded, nodes named
+    model: ModelProto  # prepared for int8, nodes named
     prepared: Path  # that model as a file
     inputs: tuple[Input, ...]
     seen: Calls
@@ -89,12 +98,28 @@ class Made:
 
     model: ModelProto
     skipped: Mapping[str, str]
-    ranges: Ranges | None = None
+    calibrated: "Calibrated | None" = None
+    rounded_anew: Mapping[str, str] = field(default_factory=dict)  # node -> why not with the weights chosen for it
     floor: Floor | None = None
     value: float | None = None  # of the floor's metric
     search: Mixed | None = None
     ranking: Sensitivity | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The float model that int8 is made of, what its activations hold, and its int8 weights."""
+
+    model: ModelProto
+    ranges: Ranges
+    chosen: Chosen | None  # None: rounded to nearest as they are
+    equalized: Equalized | None
+
+    def placed(self, scheme: Scheme, exclude: Mapping[str, str]) -> Placement:
+        """It in int8, but for the nodes that `exclude` names with by whom."""
+        weights = self.chosen.weights if self.chosen else None
+        return place(self.model, self.ranges, scheme, weights=weights, exclude=exclude)
 
 
 @contextmanager
@@ -108,47 +133,50 @@ def source_of(job: Job) -> Iterator[Source]:
     calls = calls_from(job.data, inputs, job.preparation)
     count = job.settings.samples
     rest = calls.part(count, count) if calls.count - count >= calls.batch else None
-    model = pool_spatial_means(fold_batch_norm(raw))
-    _name_nodes(model)
+    model = prepare(raw)
+    name_nodes(model)
+    check_excluded(job.settings.exclude, raw, model)
     seen = calls.part(0, count)
     with tempfile.TemporaryDirectory() as folder, opened(job.model) as reference:
         prepared = Path(folder) / "float.onnx"
-        write(model, prepared)
+        save_model(model, prepared)
         yield Source(job.model, model, prepared, inputs, seen, rest or seen, rest is not None, reference)
-
-
-def _name_nodes(model: ModelProto) -> None:
-    """Name every node, as runtimes tell by name what they ran."""
-    taken: set[str] = set()
-    for node in model.graph.node:
-        name = wanted = label(node)
-        while name in taken:
-            name = f"{wanted}_{len(taken)}"
-        node.name = name
-        taken.add(name)
 
 
 def static(job: Job, source: Source) -> Made:
     """Calibrate, place, and leave in float what the floor asks for. Raises UserError where no int8 reaches it."""
     start_s = time.perf_counter()
-    observer = observers.make(job.settings.observer, **job.settings.options)
-    with job.progress.bar("calibrate", source.seen.count) as bar:
-        ranges = collect(source.prepared, source.seen, observer, bar.advance)
+    ready = _calibrated(job, source)
     calibrated_s = time.perf_counter()
     asked = dict.fromkeys(job.settings.exclude, "request")
-    whole = _placed(job, source, ranges, asked)
+    whole = _placed(job, ready, asked)
     floor = floor_of(job, source)
-    made = Made(whole.model, whole.skipped, ranges)
+    made = Made(whole.model, whole.skipped, ready, whole.nearest)
     if floor is not None:
-        made = _held(job, source, floor, ranges, whole)
+        made = _held(job, source, floor, ready, whole)
     if job.settings.sensitivity and made.ranking is None:
-        made = replace(made, ranking=_ranking(job, source, ranges, asked))
+        made = replace(made, ranking=_ranking(job, source, ready, asked))
     held_s = time.perf_counter()
     return replace(made, seconds={"calibrate": calibrated_s - start_s, "accuracy control": held_s - calibrated_s})
 
 
-def _placed(job: Job, source: Source, ranges: Ranges, exclude: Mapping[str, str]) -> Placement:
-    placed = place(source.model, ranges, job.target.scheme, exclude=exclude)
+def _calibrated(job: Job, source: Source) -> Calibrated:
+    """Observe the activations, and choose the weights."""
+    settings, options = job.settings, job.settings.weights
+    observer = observers.make(settings.observer, **settings.options)
+    some = source.seen.part(0, options.samples)
+    model, path, done = source.model, source.prepared, None
+    if options.equalize:
+        done = equalize_model(model, lambda: some, job.progress)
+        model, path = done.model, path.with_name("equalized.onnx")
+        save_model(model, path)
+    with job.progress.bar("calibrate", source.seen.count) as bar:
+        ranges = collect(path, source.seen, observer, bar.advance, only=quantizable(model, job.target.scheme))
+    return Calibrated(model, ranges, choose_for(model, lambda: some, options, job.progress), done)
+
+
+def _placed(job: Job, ready: Calibrated, exclude: Mapping[str, str]) -> Placement:
+    placed = ready.placed(job.target.scheme, exclude)
     if not placed.quantized:
         why = next((f": {name}, because {why}" for name, why in placed.skipped.items()), "")
         raise UserError(f"{job.model}: target {job.target.name()} would run no op of it in int8{why}; ship it in float")
@@ -179,24 +207,24 @@ def floor_of(job: Job, source: Source) -> Floor | None:
     return Floor(settings.metric, metric, value, value - settings.max_drop)
 
 
-def _held(job: Job, source: Source, floor: Floor, ranges: Ranges, whole: Placement) -> Made:
+def _held(job: Job, source: Source, floor: Floor, ready: Calibrated, whole: Placement) -> Made:
     """Judge the int8 model, and leave as little as possible in float for it to reach the floor."""
     asked = dict.fromkeys(job.settings.exclude, "request")
-    parts = {layer.name: layer for layer in layers(source.model, whole, job.target.scheme)}
+    parts = {layer.name: layer for layer in layers(ready.model, whole, job.target.scheme)}
 
     def without(names: Collection[str]) -> dict[str, str]:
         left = [op for name in names for op in parts[name].ops]
         return {**dict.fromkeys(left, f"accuracy control, for the floor on {floor.name}"), **asked}
 
     def judge(names: frozenset[str]) -> float:
-        model = place(source.model, ranges, job.target.scheme, exclude=without(names)).model
+        model = ready.placed(job.target.scheme, without(names)).model
         with running(model, source.inputs, job.target, job.place) as run:
             return floor.metric(run)
 
-    made = Made(whole.model, whole.skipped, ranges, floor, judge(frozenset()))
+    made = Made(whole.model, whole.skipped, ready, whole.nearest, floor, judge(frozenset()))
     if floor.least is None or (made.value is not None and made.value >= floor.least):
         return made
-    ranking = _ranking(job, source, ranges, asked)
+    ranking = _ranking(job, source, ready, asked)
     candidates = [Candidate(c.layer.name, c.total, float(max(c.layer.macs, 1))) for c in ranking.layers]
     with job.progress.bar(f"hold {floor.name}", EVALUATIONS) as bar:
 
@@ -211,15 +239,15 @@ def _held(job: Job, source: Source, floor: Floor, ranges: Ranges, whole: Placeme
             f"{job.model}: {floor.name} is {made.value:g} in int8 and {floor.float_value:g} in float; it is"
             f" {floor.least:g} or more only with every layer in float: allow a larger drop, or try another --observer"
         )
-    placed = _placed(job, source, ranges, without(search.excluded))
-    return Made(placed.model, placed.skipped, ranges, floor, search.accuracy, search, ranking)
+    placed = _placed(job, ready, without(search.excluded))
+    return Made(placed.model, placed.skipped, ready, placed.nearest, floor, search.accuracy, search, ranking)
 
 
-def _ranking(job: Job, source: Source, ranges: Ranges, asked: Mapping[str, str]) -> Sensitivity:
+def _ranking(job: Job, source: Source, ready: Calibrated, asked: Mapping[str, str]) -> Sensitivity:
     def placer(exclude: Collection[str]) -> Placement:
-        return place(source.model, ranges, job.target.scheme, exclude={**dict.fromkeys(exclude, "ranking"), **asked})
+        return ready.placed(job.target.scheme, {**dict.fromkeys(exclude, "ranking"), **asked})
 
-    total = len(layers(source.model, placer(()), job.target.scheme)) + 2
+    total = len(layers(ready.model, placer(()), job.target.scheme)) + 2
     with job.progress.bar("rank layers", total) as bar:
         calls = source.seen.part(0, RANKED)
-        return sensitivity(source.model, job.target.scheme, placer, calls, on_step=lambda *_: bar.advance())
+        return sensitivity(ready.model, job.target.scheme, placer, calls, on_step=lambda *_: bar.advance())

@@ -12,6 +12,7 @@ from calibration.graph import label
 from pipeline.errors import UserError
 from pipeline.judging import running
 from pipeline.quantizing import INTEGER_OPS, Job, Made, Source, floor_of
+from pipeline.weight_options import WeightOptions
 
 DYNAMIC = ("MatMul", "Gemm", "LSTM")  # ops that onnxruntime quantizes as they run
 
@@ -63,6 +64,11 @@ def _check_static_only(job: Job) -> None:
             f"--method {settings.method} is all or nothing: floors and --sensitivity go with --method static;"
             " --exclude leaves single nodes in float32"
         )
+    if settings.weights != WeightOptions():
+        raise UserError(
+            f"--method {settings.method}: the weights are rounded by the converter itself; --scale, --bias, --rounding"
+            " and --equalize go with --method static"
+        )
 
 
 def _judged(job: Job, source: Source, model: ModelProto, skipped: Mapping[str, str], start_s: float) -> Made:
@@ -71,7 +77,7 @@ def _judged(job: Job, source: Source, model: ModelProto, skipped: Mapping[str, s
     if floor is None:
         return Made(model, skipped, seconds=seconds)
     with running(model, source.inputs, job.target, job.place) as run:
-        return Made(model, skipped, None, floor, floor.metric(run), seconds=seconds)
+        return Made(model, skipped, floor=floor, value=floor.metric(run), seconds=seconds)
 
 
 @contextmanager

@@ -121,8 +121,24 @@ def test_only_what_is_asked_for_is_observed(tmp_path):
     for name, found in only.tensors.items():
         expected = whole.tensors[name]
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=1e-5)
-    with pytest.raises(CalibrationError, match=r"no float32 activation is called 'a\.w', 'nothing'"):
+    with pytest.raises(CalibrationError, match=r"no activation is called 'a\.w', 'nothing'"):
         collect(path, batches(samples(2), 2), Minmax(), only=["x", "nothing", "a.w"])
+
+
+def test_only_may_name_integers_which_are_left_out(tmp_path):
+    made = model([node("ArgMax", ["x"], "i", axis=1), node("Cast", ["i"], "y", to=1)], {}, (1, 4))
+    found = collect(saved(made, tmp_path), [{"x": samples(3, (4,))}], Minmax(), only=["x", "i", "y"])
+    assert list(found.tensors) == ["x", "y"]
+
+
+@pytest.mark.parametrize("left", ["Conv_a2", "Conv_short", "Conv_b2", "Add_b.add", "Gemm_y"])
+@SCHEMES
+def test_what_a_scheme_quantizes_is_observed_whatever_stays_in_float(tmp_path, scheme, left):
+    made = resnet()
+    wanted = quantizable(made, scheme)
+    assert set(wanted) < set(quantizable(made))
+    ranges = collect(saved(made, tmp_path), batches(samples(2), 2), Minmax(), only=wanted)
+    assert place(made, ranges, scheme, exclude=[left]).quantized
 
 
 @SCHEMES

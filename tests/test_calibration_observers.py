@@ -2,6 +2,9 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from calibration.errors import CalibrationError
 from calibration.observers import make, names
@@ -114,3 +117,36 @@ def test_unknown_names_and_options():
         make("minmx")
     with pytest.raises(CalibrationError, match="percentile has no option 'bins'; have: percentile"):
         make("percentile", bins=3)
+
+
+@settings(deadline=None)
+@given(
+    st.floats(90, 100),
+    hnp.arrays(
+        np.float32, st.integers(1, 60), elements=st.floats(0.125, 1e4, width=32) | st.floats(-1e4, -1, width=32)
+    ),
+)
+def test_percentile_clips_nothing_where_less_than_one_value_would_be(percentile, values):
+    observer = Percentile(percentile)
+    seen = observer.start()
+    seen.update(values)
+    low, high = observer.range(seen)
+    allowed = len(values) * (1 - percentile / 100)
+    if allowed < 0.999:
+        assert (low, high) == (values.min(), values.max())
+    beyond = (values < low - abs(low) / 128).sum(), (values > high + abs(high) / 128).sum()
+    assert max(beyond) <= allowed + 0.001
+    seen.update(np.zeros(10_000, np.float32))
+    assert observer.range(seen) == pytest.approx((low, high), rel=1 / 128)
+
+
+@pytest.mark.parametrize(("n", "clipped"), [(6, 0), (9_999, 0), (10_000, 1), (20_000, 2)])
+def test_percentile_begins_to_clip_with_the_first_whole_value(n, clipped):
+    values = np.linspace(1, 2, n, dtype=np.float32)
+    values[-3:], values[:3] = (10, 20, 30), (0.1, 0.2, 0.3)
+    observer = Percentile()
+    seen = observer.start()
+    seen.update(values)
+    low, high = observer.range(seen)
+    assert high == pytest.approx(values[n - 1 - clipped], rel=1 / 128)
+    assert low == pytest.approx(values[clipped], rel=1 / 128)

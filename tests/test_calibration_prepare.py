@@ -6,13 +6,14 @@ import pytest
 from calibration_nets import SCHEMES, model, node, resnet, run, samples, saved
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from calibration import prepare as module
+from calibration import saving
 from calibration.collect import collect
 from calibration.errors import CalibrationError
 from calibration.graph import load_model
 from calibration.observers.minmax import Minmax
 from calibration.placement import place
-from calibration.prepare import prepare, save_model
+from calibration.prepare import prepare
+from calibration.saving import save_model
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -208,7 +209,7 @@ def test_several_inputs_of_any_type():
 def test_large_models_go_through_external_data(tmp_path, monkeypatch, name):
     build, shape = MODELS[name]
     expected = prepare(build())
-    monkeypatch.setattr(module, "_MOST_IN_MESSAGE", 100)
+    monkeypatch.setattr(saving, "_MOST_IN_MESSAGE", 100)
     ready = prepare(build())
     assert {t.name: numpy_helper.to_array(t).tobytes() for t in ready.graph.initializer} == {
         t.name: numpy_helper.to_array(t).tobytes() for t in expected.graph.initializer

@@ -46,6 +46,14 @@ def commands(page: Path) -> list[str]:
     return [line for line in lines if line.startswith(("edgesmith ", "make "))]
 
 
+def printed(code: str, folder: Path) -> str:
+    """What a page's Python code prints, run in `folder` in a process of its own."""
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
 def test_the_page_on_your_own_model_works_as_written(tmp_path: Path) -> None:
     page = ROOT / "docs" / "own-model.md"
     files = [(before.strip("`:"), text) for before, kind, text in blocks(page) if kind]
@@ -66,11 +74,7 @@ def test_the_page_on_your_own_model_works_as_written(tmp_path: Path) -> None:
 def test_the_page_on_pruning_works_as_written(tmp_path: Path) -> None:
     page = ROOT / "docs" / "pruning.md"
     code = "\n".join(text for _, kind, text in blocks(page) if kind == "python")
-    ran = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert "layer1.0.conv1 32 -> 16" in ran.stdout
+    assert "layer1.0.conv1 32 -> 16" in printed(code, tmp_path)
     write_project(tmp_path)
     for line in commands(page):
         done = run_cli(*shlex.split(line)[1:], cwd=tmp_path)
@@ -96,16 +100,7 @@ def test_the_page_on_training_names_every_option_and_its_recipes_are_valid(proje
 def test_the_page_on_low_rank_works_as_written(tmp_path: Path) -> None:
     page = ROOT / "docs" / "lowrank.md"
     code = {kind: "".join(text for _, k, text in blocks(page) if k == kind) for kind in ("python", "yaml")}
-    ran = subprocess.run(
-        [sys.executable, "-c", code["python"]],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert "layer1.0.conv1 tucker" in ran.stdout
+    assert "layer1.0.conv1 tucker" in printed(code["python"], tmp_path)
     write_project(tmp_path).write_text(code["yaml"])
     for line in commands(page):
         done = run_cli(*shlex.split(line)[1:], cwd=tmp_path)
@@ -213,10 +208,8 @@ def test_links_between_pages_lead_somewhere() -> None:
             assert (page.parent / link).exists(), f"{page}: {link}"
 
 
-def test_the_console_script_is_the_module_under_test() -> None:
-    code = "import pipeline, sys; print(pipeline.__file__)"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
-    assert Path(done.stdout.strip()).is_relative_to(ROOT)
+def test_the_console_script_is_the_module_under_test(tmp_path: Path) -> None:
+    assert Path(printed("import pipeline; print(pipeline.__file__)", tmp_path).strip()).is_relative_to(ROOT)
     assert COMMAND[0] == sys.executable
 
 
@@ -231,15 +224,7 @@ def test_the_page_on_observing_names_every_observer_and_works_as_written(tmp_pat
     np.save(tmp_path / "x.npy", samples(4))
     whole, sharded = (text for _, kind, text in blocks(page) if kind == "python")
     head = "import numpy as np\nbatches = part = [{'x': np.load('x.npy')}]\n"
-    ran = subprocess.run(
-        [sys.executable, "-c", head + whole + "ranges.save(Path('whole.json'))\n" + sharded],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
+    printed(head + whole + "ranges.save(Path('whole.json'))\n" + sharded, tmp_path)
     expected, found = (Ranges.load(tmp_path / name) for name in ("whole.json", "ranges.json"))
     assert found.samples == expected.samples == 4
     assert set(expected.tensors) < set(found.tensors)

@@ -85,10 +85,10 @@ def test_without_a_device_the_file_is_made_and_nothing_is_timed(folder: Path, ta
 
 
 def test_a_floor_is_held_by_leaving_layers_in_float(folder: Path) -> None:
-    args = ("net.onnx", "--data", "data.npz", "--samples", 16, "--min-sqnr", 42, "--device", "none")
+    args = ("net.onnx", "--data", "data.npz", "--samples", 16, "--min-sqnr", 46, "--device", "none")
     report = quantized(folder, *args)
     accuracy = report["accuracy"]
-    assert accuracy["int8"] >= accuracy["floor"] == 42
+    assert accuracy["int8"] >= accuracy["floor"] == 46
     assert 1 < accuracy["evaluations"] <= 40
     assert 0 < len(report["kept_float"]) < 9
     assert set(report["kept_float"].values()) == {

@@ -9,7 +9,10 @@ from calibration.observers.base import Observer
 
 @dataclass(frozen=True)
 class Percentile(Observer[Histogram]):
-    """Clips values below the `100 - percentile` and above the `percentile` quantile of the non-zero values.
+    """Clips `100 - percentile` percent of the non-zero values in each tail, rounded down to whole values.
+
+    Of n values, n · (1 - percentile / 100) < 1 clips none: a tensor of few has no outliers to speak of, and all
+    of them are what it is read for. 99.99 begins to clip at 10,000 values.
 
     Zeros are left out because int8 holds them exactly whatever the range is; counted in, a sparse ReLU output
     would give the range of its zeros.
@@ -26,6 +29,6 @@ class Percentile(Observer[Histogram]):
         return Histogram()
 
     def range(self, seen: Histogram) -> tuple[float, float]:
-        """Return both quantiles, each exact to 1/256 of its value; the extremes if all values are zero."""
+        """Return both ends, each exact to 1/256 of its value; the extremes where nothing is clipped."""
         share = self.percentile / 100
         return seen.quantile(1 - share), seen.quantile(share)

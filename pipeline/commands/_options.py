@@ -53,15 +53,29 @@ folder = click.option(
 def weights(command: F) -> F:
     """How int8 weights are chosen: the defaults of the stage `calibrate`."""
     choices = (
-        click.option("--scale", type=click.Choice(["max", "mse"]), default="max", show_default=True),
         click.option(
-            "--bias", type=click.Choice(["none", "analytic", "empirical"]), default="empirical", show_default=True
+            "--scale",
+            type=click.Choice(["max", "mse"]),
+            default="max",
+            show_default=True,
+            help="Of weights, per channel. max: clip none; mse: clip a few where finer steps make up for it.",
         ),
-        click.option("--rounding", type=click.Choice(["nearest", "adaround"]), default="nearest", show_default=True),
+        click.option(
+            "--bias",
+            type=click.Choice(["none", "analytic", "empirical"]),
+            default="empirical",
+            show_default=True,
+            help="Take back the mean error of rounded weights in the bias, at no cost on the device: as measured on"
+            " the data (one pass), or as computed from means and deviations. Depthwise networks need it.",
+        ),
+        click.option(
+            "--rounding",
+            type=click.Choice(["nearest", "adaround"]),
+            default="nearest",
+            show_default=True,
+            help="adaround: round each weight up or down as the layer's output comes closest; minutes, not seconds.",
+        ),
         click.option("--iterations", type=click.IntRange(min=1), default=1000, show_default=True, help="Of adaround."),
-        click.option(
-            "--equalized", type=click.Path(path_type=Path), help="Equalize channels first; where to write that model."
-        ),
     )
     for choice in reversed(choices):
         command = choice(command)

@@ -21,6 +21,9 @@ from pipeline.commands import _options as options
 @click.option("--samples", type=click.IntRange(min=1), default=512, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("ranges.json"), show_default=True)
 @options.weights
+@click.option(
+    "--equalized", type=click.Path(path_type=Path), help="Equalize channels first; where to write that model."
+)
 def command(
     model: Path, data: Path, observer: str, given: tuple[str, ...], samples: int, out: Path, **choices: Any
 ) -> None:

@@ -48,6 +48,8 @@ def _numbers(_: click.Context, __: click.Parameter, value: str) -> tuple[float, 
     show_default=True,
     help="To calibrate on; as many of the rest are compared and judged on.",
 )
+@options.weights
+@click.option("--equalize", is_flag=True, help="Give channels between two convolutions like ranges first.")
 @click.option("--metric", help="FILE.py:NAME, a callable metric(run) -> float; or agreement, of the top-1 in percent.")
 @click.option("--max-drop", type=click.FloatRange(min=0), help="That the metric may lose, in its own unit.")
 @click.option("--min-sqnr", type=float, help="The dB that the worst output must keep; in place of a metric.")
@@ -118,6 +120,7 @@ def _place(target: "Target", device: str | None) -> "Place | None":
 
 def _settings(given: Mapping[str, Any]) -> "Settings":
     from pipeline.quantizing import Settings
+    from pipeline.weight_options import WeightOptions
 
     same = (
         "observer",
@@ -130,7 +133,9 @@ def _settings(given: Mapping[str, Any]) -> "Settings":
         "method",
         "on_regression",
     )
-    return Settings(options=options.numbers(given["options"]), **{name: given[name] for name in same})
+    weights = WeightOptions(**{name: given[name] for name in ("scale", "equalize", "bias", "rounding", "iterations")})
+    chosen = {name: given[name] for name in same}
+    return Settings(options=options.numbers(given["options"]), weights=weights, **chosen)
 
 
 def _images(given: Mapping[str, Any]) -> "Preparation":

@@ -40,6 +40,27 @@ class Accuracy(_Model):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
+class Weights(_Model):
+    """How the int8 weights were chosen."""
+
+    scale: Annotated[str, Field(description="max: nothing clipped; mse: of least squared error")]
+    rounding: Annotated[str, Field(description="nearest or adaround")]
+    bias: Annotated[str, Field(description="what took back the mean error of rounding: none, analytic, empirical")]
+    samples: Annotated[int, Field(description="that they were chosen on")]
+    equalized: Annotated[int | None, Field(description="pairs of convolutions; null: not asked for")]
+    not_applied: Annotated[dict[str, dict[str, str]], Field(description="method -> node -> why not to it")]
+    rounded_anew: Annotated[
+        dict[str, str], Field(description="ops whose kernels want another grid, so that none of it holds, and why")
+    ]
+
+    def line(self) -> str:
+        """All of it in one line."""
+        told = f"weights: scale {self.scale}, rounding {self.rounding}, bias {self.bias}"
+        equal = "" if self.equalized is None else f", {self.equalized} pairs equalized"
+        anew = f"; {len(self.rounded_anew)} ops are just rounded, for their kernels" if self.rounded_anew else ""
+        return f"{told}{equal}{anew}"
+
+
 class Side(_Model):
     """One of the two models, as built for the target."""
 
@@ -63,6 +84,7 @@ class Quantized(_Model):
     method: Annotated[str, Field(description="static, dynamic or f16")]
     observer: dict[str, Any] | None
     samples: Annotated[int, Field(description="that were calibrated on")]
+    weights: Weights | None = None
     evaluated_samples: int
     held_out: Annotated[bool, Field(description="whether those were not calibrated on")]
     evaluated_on: Annotated[str, Field(description="the runtime that computed the int8 outputs")]
@@ -124,6 +146,8 @@ def _lines(report: Quantized) -> list[str]:
         f"coverage: {report.coverage.text}",
         f"fidelity over {report.evaluated_samples} {which}, computed by {report.evaluated_on}",
     ]
+    if report.weights:
+        lines.append(report.weights.line())
     if report.proxy:
         lines.append(f"proxy: measured on this machine, which is not the device that {report.target['name']} is for")
     return [*lines, *report.warnings]
