@@ -212,7 +212,9 @@ def pool_spatial_means(model: ModelProto) -> ModelProto:
     ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.input, *graph.value_info, *graph.output)}
     constants = index(pooled.graph).constants
     for node in pooled.graph.node:
-        rank = ranks.get(node.input[0], 0) if node.op_type == "ReduceMean" else 0
+        if node.op_type != "ReduceMean":
+            continue
+        rank = ranks.get(node.input[0], 0)
         given = attributes(node)
         stored = constants.get(node.input[1]) if len(node.input) > 1 else None
         axes = given.get("axes", []) if stored is None else numpy_helper.to_array(stored).tolist()

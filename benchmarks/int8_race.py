@@ -1,0 +1,152 @@
+"""The float model and every tool's int8 one on a runtime: how close they are, how right, how fast, interleaved.
+
+One process, one thread; in each round every model runs a block of calls, in an order drawn anew. For
+benchmarks/int8.py:
+
+    python benchmarks/int8_race.py RUNTIME MODEL JUDGED ROUNDS NAME=FILE …
+"""
+
+import json
+import math
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.int8_models import MODELS, Array, Feeds
+
+Run = Callable[[Feeds], Mapping[str, Array]]
+BLOCK_S = 0.05  # of calls of one model, before the next has its turn
+
+
+def openvino(path: Path) -> Run:
+    """The model on OpenVINO: one thread, one stream, float layers in f32."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # it reports over the network
+    import openvino as ov
+
+    config = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    config["INFERENCE_PRECISION_HINT"] = "f32"
+    compiled = ov.Core().compile_model(path, "CPU", config)
+    request = compiled.create_infer_request()
+    names = [sorted(port.names) for port in compiled.outputs]
+
+    def run(feeds: Feeds) -> Mapping[str, Array]:
+        found = request.infer(dict(feeds), share_inputs=True)
+        return {name: value for all_names, value in zip(names, found.values(), strict=True) for name in all_names}
+
+    return run
+
+
+def onnxruntime(path: Path) -> Run:
+    """The model on onnxruntime's CPU provider: one thread, all its optimizations."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_outputs()]
+    return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+RUNTIMES = {"openvino": openvino, "onnxruntime": onnxruntime}
+
+
+def fidelity(name: str, runs: Mapping[str, Run], judged: int) -> dict[str, dict[str, Any]]:
+    """SQNR of each output in dB, agreement of the highest class, and the task's figure, per model.
+
+    The reference is the float file on onnxruntime, whatever runs here.
+    """
+    model = MODELS[name]
+    whole = onnxruntime(model.path(name))
+    sums: dict[str, dict[str, list[float]]] = {key: {} for key in runs}
+    right: dict[str, list[float]] = {key: [] for key in runs}
+    same: dict[str, list[float]] = {key: [] for key in runs}
+    for sample in model.samples("judge", judged):
+        exact = whole(sample.feeds)
+        for key, run in runs.items():
+            given = run(sample.feeds)
+            for output, wanted in exact.items():
+                found = sums[key].setdefault(output, [0.0, 0.0])
+                found[0] += float(np.square(wanted, dtype=np.float64).sum())
+                found[1] += float(np.square(wanted - given[output], dtype=np.float64).sum())
+            first = next(iter(exact))
+            if exact[first].shape[-1] > 1:
+                same[key].append(float((exact[first].argmax(-1) == given[first].argmax(-1)).mean()))
+            if model.task is not None:
+                right[key].append(model.task.right(given, sample.truth))
+    return {
+        key: {
+            "sqnr_db": {output: _decibels(signal, noise) for output, (signal, noise) in sums[key].items()},
+            "agreement": statistics.fmean(same[key]) if same[key] else None,
+            "task": statistics.fmean(right[key]) if right[key] else None,
+        }
+        for key in runs
+    }
+
+
+def _decibels(signal: float, noise: float) -> float | None:
+    if not math.isfinite(noise):
+        return -math.inf
+    return None if noise == 0 else 10 * math.log10(signal / noise)
+
+
+def race(runs: Mapping[str, Run], feeds: Feeds, rounds: int) -> dict[str, list[float]]:
+    """Median milliseconds of a call in each round, per model."""
+    calls = {}
+    for key, run in runs.items():
+        for _ in range(3):
+            run(feeds)
+        start_s = time.perf_counter()
+        run(feeds)
+        calls[key] = max(3, int(BLOCK_S / max(1e-6, time.perf_counter() - start_s)))
+    found: dict[str, list[float]] = {key: [] for key in runs}
+    order = list(runs)
+    draw = random.Random(0)
+    for _ in range(rounds):
+        draw.shuffle(order)
+        for key in order:
+            took = []
+            runs[key](feeds)  # the block before left the caches to another model
+            for _ in range(calls[key]):
+                start = time.perf_counter_ns()
+                runs[key](feeds)
+                took.append(time.perf_counter_ns() - start)
+            found[key].append(statistics.median(took) / 1e6)
+    return found
+
+
+def main() -> None:
+    """Print one line of JSON: model -> figures."""
+    runtime, name, judged, rounds, *given = sys.argv[1:]
+    files = dict(pair.split("=", 1) for pair in given)
+    runs, failed = {}, {}
+    for key, path in files.items():
+        try:
+            runs[key] = RUNTIMES[runtime](Path(path))
+            runs[key](next(MODELS[name].samples("judge", 1)).feeds)
+        except Exception as error:  # a peer's model that the runtime refuses is a result
+            runs.pop(key, None)
+            failed[key] = str(error).strip().splitlines()[-1][:200]
+    found = fidelity(name, runs, int(judged))
+    feeds = next(MODELS[name].samples("judge", 1)).feeds
+    times = race(runs, feeds, int(rounds))
+    for key in runs:
+        found[key]["ms"] = times[key]
+        found[key]["bytes"] = _size(Path(files[key]))
+    print(json.dumps({**found, **{key: {"failed": why} for key, why in failed.items()}}))
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size + (path.with_suffix(".bin").stat().st_size if path.suffix == ".xml" else 0)
+
+
+if __name__ == "__main__":
+    main()
