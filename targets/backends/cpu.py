@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict, Iterator, Mapping, Option
 
 import numpy as np
 
+from targets.backends._fake_quantize import fold_pairs
 from targets.base import Int8Scheme, Kernel, Target, TargetError, precisions
 from targets.cpuinfo import cpu_features, cpu_model, saturates_int8
 
@@ -67,6 +68,7 @@ class Cpu(Target):
         core = ov.Core()
         try:
             model = core.read_model(onnx)
+            fold_pairs(model)
             ov.save_model(model, out / "model.xml", compress_to_fp16=self.precision == "f16")
             # From the file, not from `model`: what is timed is what ships.
             compiled = core.compile_model(out / "model.xml", "CPU", self._config())
