@@ -126,7 +126,9 @@ def _torchvision(name: str) -> Any:
         order = torch.randperm(len(images))
         for first in range(0, len(images) - 127, 128):
             index = order[first : first + 128].numpy()
-            loss = nn.functional.cross_entropy(network(torch.from_numpy(images[index])), torch.from_numpy(labels[index]))
+            loss = nn.functional.cross_entropy(
+                network(torch.from_numpy(images[index])), torch.from_numpy(labels[index])
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -262,9 +264,7 @@ MODELS = {
         TOP1,
     ),
     "silero": Model(partial(_packaged, "silero_vad", SILERO, {}), _speech_samples),
-    "resnet18": Model(
-        partial(_exported, partial(_torchvision, "resnet18"), (1, 3, 32, 32)), _clothes_samples, TOP1
-    ),
+    "resnet18": Model(partial(_exported, partial(_torchvision, "resnet18"), (1, 3, 32, 32)), _clothes_samples, TOP1),
     "mobilenetv2": Model(
         partial(_exported, partial(_torchvision, "mobilenet_v2"), (1, 3, 32, 32)), _clothes_samples, TOP1
     ),

@@ -23,7 +23,8 @@ def fold_pairs(model: Any) -> int:
         stored = _only_reader(quantize, "Convert")
         back = stored and _only_reader(stored, "Convert")
         shift = back and _only_reader(back, "Subtract")
-        scaled = shift and _only_reader(shift, "Multiply") or back and _only_reader(back, "Multiply")
+        unscaled = shift or back
+        scaled = unscaled and _only_reader(unscaled, "Multiply")
         zero = _constant(shift, 1) if shift else np.float32(0)
         scale = _constant(scaled, 1) if scaled else None
         steps = [_constant(quantize, port) for port in (3, 4)]
