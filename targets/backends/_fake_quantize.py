@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 def fold_pairs(model: Any) -> int:
@@ -25,12 +28,13 @@ def fold_pairs(model: Any) -> int:
         shift = back and _only_reader(back, "Subtract")
         unscaled = shift or back
         scaled = unscaled and _only_reader(unscaled, "Multiply")
-        zero = _constant(shift, 1) if shift else np.float32(0)
-        scale = _constant(scaled, 1) if scaled else None
-        steps = [_constant(quantize, port) for port in (3, 4)]
-        if scale is None or zero is None or any(step is None for step in steps):
+        if not scaled:
             continue
-        low, high = ((step - zero) * scale for step in steps)
+        zero = _constant(shift, 1) if shift else np.zeros(1, np.float32)
+        first, last, scale = (_constant(*of) for of in ((quantize, 3), (quantize, 4), (scaled, 1)))
+        if zero is None or scale is None or first is None or last is None:
+            continue
+        low, high = (first - zero) * scale, (last - zero) * scale
         levels = int(quantize.get_attributes()["levels"])
         ports = (quantize.input_value(port) for port in range(3))
         pair = ops.fake_quantize(*ports, ops.constant(low), ops.constant(high), levels)
@@ -48,7 +52,7 @@ def _only_reader(node: Any, kind: str) -> Optional[Any]:
     return readers[0] if len(readers) == 1 and readers[0].get_type_name() == kind else None
 
 
-def _constant(node: Any, port: int) -> Optional[Any]:
+def _constant(node: Any, port: int) -> Optional[NDArray[np.float32]]:
     """The float values of a constant input, which may be stored in another type."""
     source = node.input_value(port).get_node()
     if source.get_type_name() == "Convert":
