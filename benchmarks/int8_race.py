@@ -82,7 +82,7 @@ def fidelity(name: str, runs: Mapping[str, Run], judged: int) -> dict[str, dict[
                 found[0] += float(np.square(wanted, dtype=np.float64).sum())
                 found[1] += float(np.square(wanted - given[output], dtype=np.float64).sum())
             first = next(iter(exact))
-            if exact[first].shape[-1] > 1:
+            if exact[first].ndim < 4 and exact[first].shape[-1] > 1:  # scores of classes
                 same[key].append(float((exact[first].argmax(-1) == given[first].argmax(-1)).mean()))
             if model.task is not None:
                 right[key].append(model.task.right(given, sample.truth))
