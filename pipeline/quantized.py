@@ -13,11 +13,11 @@ from typing import Any
 from calibration.kernels import weighted_ops
 from calibration.runs import Fidelity, compare
 from calibration.saving import save_model
-from pipeline.assess import latency, ratio_of
+from pipeline.assess import latency
 from pipeline.errors import UserError
 from pipeline.exporting import describe
 from pipeline.judging import running
-from pipeline.measure import in_float32
+from pipeline.measure import in_float32, ratio_of
 from pipeline.quantizing import Job, Made, Method, Source, source_of, static
 from pipeline.report.layer_noise import picture
 from pipeline.report.quantized import Accuracy, Output, Quantized, Side, Weights
