@@ -7,7 +7,8 @@ from pathlib import Path
 
 import onnx
 import pytest
-from conftest import write_project
+import yaml
+from conftest import ROOT, one_line, run_cli, write_project
 
 from calibration.weights import FILE
 from pipeline import checkpoint, lowering, recipe
@@ -180,3 +181,22 @@ def test_the_key_has_the_device_and_the_budget_but_not_the_store(project: Path) 
     assert key(job(project, None, "budget.max_drop=3")) != key(made)
     cores = replace(made.place.fingerprint, cores=made.place.fingerprint.cores + 1)
     assert key(replace(made, place=replace(made.place, fingerprint=cores))) != key(made)
+
+
+def test_the_pages_options_are_the_stages(project: Path) -> None:
+    page = (ROOT / "docs" / "placement.md").read_text()
+    shown = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])["stages"]
+    written = yaml.safe_load(project.read_text())
+    project.write_text(yaml.safe_dump({**written, "stages": {**shown, "calibrate": {"samples": 16}}}, sort_keys=False))
+    loaded = recipe.load(project)
+    defaults = recipe.stage_options("place")().model_dump()
+    assert loaded.options("place") == defaults
+    assert set(shown["place"]) == set(defaults) - {"on_regression"}
+
+
+def test_the_command_line_refuses_in_a_line(project: Path) -> None:
+    with_place(project)
+    done = run_cli("deploy", project.name, "--target", "mobile", "--device", "none", cwd=project.parent)
+    assert done.returncode == 2
+    assert "recipe.yaml: stages.place: placement: measured is timed on the device" in one_line(done.stderr)
+    assert not (project.parent / ".edgesmith").exists()
