@@ -11,14 +11,15 @@ from pipeline.checkpoint import Info
 from pipeline.core import PREVIOUS, Done
 from pipeline.exporting import Shape, shapes_of
 from pipeline.fingerprint import of_file
-from pipeline.lowering import LOWERED, Lowered, lowered_files
-from pipeline.measure import Meter
+from pipeline.lowering import LOWERED, Lowered, left_out, lowered_files
+from pipeline.measure import Meter, ratio_of
 from pipeline.recipe import Recipe
 from pipeline.report.schema import (
     Coverage,
     DeviceInfo,
     Interval,
     Latency,
+    MeasuredPlacement,
     Precision,
     Proportion,
     StageReport,
@@ -31,6 +32,8 @@ from targets import stats
 from targets.base import Kernel, Target
 from targets.coverage import cover
 from targets.devices.base import Measurement
+
+PLACEMENT = "placement"  # the figure of a stage that measured it
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Assessor:
         if path.is_dir():
             model = done.inputs[PREVIOUS].path / "model.onnx"
         else:
-            model = meter.lower(*lowered_files(folder))
+            model = meter.lower(*lowered_files(folder), exclude=left_out(folder))
             path = meter.build(model).path
         proto = onnx.load(model)
         metrics = {} if meter.why_not else self._metrics(meter, path)
@@ -185,6 +188,7 @@ class Assessor:
         info = Info.load(done.artifact.path)
         why_not = built.meter.why_not
         ran = fields.pop("ran", {})
+        figures = dict(info.figures) if info else {}
         warnings = tuple(fields.pop("warnings", ()))
         empty = dict.fromkeys(("latency", "speedup", "ratio_to_previous", "memory_peak_bytes"))
         return StageReport(
@@ -202,7 +206,8 @@ class Assessor:
             proxy=self.proxy and not why_not,
             warnings=warnings,
             verdict=verdict,
-            figures=dict(info.figures) if info else {},
+            placement=figures.pop(PLACEMENT, None),
+            figures=figures,
             **{**empty, **fields},
         )
 
@@ -210,12 +215,15 @@ class Assessor:
         """The row of a stage whose files are those of an earlier one: measured once, said twice."""
         row = next(r for r in self.rows if r.stage == twin.stage)
         info = Info.load(done.artifact.path)
+        figures = dict(info.figures) if info else {}
+        told = figures.pop(PLACEMENT, None)
         changes = {
             "stage": built.stage,
             "status": "no device" if built.meter.why_not else "ok",
             "cached": done.cached,
             "wall_s": round(done.wall_s, 3),
-            "figures": dict(info.figures) if info else {},
+            "placement": MeasuredPlacement.model_validate(told) if told else None,
+            "figures": figures,
             "same_as": row.same_as or row.stage,
             "verdict": Verdict(kind="same", text=f"same files as {row.same_as or row.stage}"),
         }
@@ -243,9 +251,3 @@ def latency(measured: Measurement) -> Latency:
         return Interval(value=found.value / 1e6, low=found.low / 1e6, high=found.high / 1e6)
 
     return Latency(p50_ms=of(0.5), p90_ms=of(0.9), p99_ms=of(0.99), samples=measured.blocks_ns)
-
-
-def ratio_of(a: Measurement, b: Measurement, seed: int) -> Interval:
-    """The p50 of `a` over that of `b`, which were timed interleaved."""
-    found = stats.ratio_interval(a.blocks_ns, b.blocks_ns, seed=seed)
-    return Interval(value=found.value, low=found.low, high=found.high)

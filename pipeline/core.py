@@ -43,6 +43,11 @@ class Stage(ABC):
         """Say what is wrong with options of the right types, before any work; None if nothing is."""
         return None
 
+    @classmethod
+    def lacking(cls, options: Mapping[str, Any], why_not: str | None) -> str | None:
+        """Say what is missing where nothing can run on the target's device, because of `why_not`; None if nothing."""
+        return None
+
     def versions(self) -> Mapping[str, str]:
         """Versions of the distributions that the result depends on."""
         return {name: version(name) for name in self.uses}

@@ -53,8 +53,13 @@ class Job:
         return f"{self.recipe.path.resolve()}:{self.target.name()}"
 
     def stages(self) -> tuple[list[Stage], Meter]:
-        """The stages, and what measures them. Reads the model's source, the weights and the data."""
+        """The stages, and what measures them. Reads the model's source, the weights and the data.
+
+        Raises UserError for a stage that needs a device where there is none.
+        """
+        self.recipe.require(self.place.why_not)
         data = self.recipe.data_spec()
+        meter = self._meter(data)
         shared: dict[str, Any] = {
             "model": self.recipe.model_spec(),
             "data": data,
@@ -63,8 +68,13 @@ class Job:
             "align": self.target.align,
             "device": self.place.device,
             "fingerprint": self.place.fingerprint.digest,
+            "task": meter.task,
+            "timing": self.recipe.timing,
+            "allowed_drop": self.recipe.sections.budget.max_drop,
+            "why_not": self.place.why_not,
+            "meter": meter,
         }
-        return self.recipe.stages(shared), self._meter(data)
+        return self.recipe.stages(shared), meter
 
     def _meter(self, data: DataSpec) -> Meter:
         task = find("pipeline.tasks", self.recipe.sections.task, Task)()

@@ -1,8 +1,10 @@
 """The ONNX file that would ship to a target if the pipeline stopped at an artifact."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -14,7 +16,7 @@ from calibration.weights import FILE, Weights
 from pipeline.exporting import describe
 from targets.coverage import Op
 
-MODEL, RANGES, LOWERED = "model.onnx", "ranges.json", "lowered.json"
+MODEL, RANGES, LOWERED, PLACEMENT = "model.onnx", "ranges.json", "lowered.json", "placement.json"
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,25 @@ class Lowered:
         return cls(told["int8"], tuple(told["quantized"]), skipped, nearest, ops)
 
 
-def lower(model: Path, ranges: Path | None, scheme: Scheme, out: Path, weights: Path | None = None) -> Lowered:
+def lower(
+    model: Path,
+    ranges: Path | None,
+    scheme: Scheme,
+    out: Path,
+    weights: Path | None = None,
+    exclude: Mapping[str, str] = MappingProxyType({}),
+) -> Lowered:
     """Write the float model with Q/DQ pairs where `scheme` wants them; without ranges, as it is.
 
-    Its int8 weights are those in the file `weights` where they fit the scheme.
+    Its int8 weights are those in the file `weights` where they fit the scheme. `exclude` says which ops stay in
+    float whatever the scheme wants, and why (`left_out`).
     """
     proto = onnx.load(model)
     if ranges is None:
         onnx.save(proto, out)
         return Lowered(int8=False)
     chosen = Weights.load(weights) if weights else None
-    placed = place(proto, Ranges.load(ranges), scheme, weights=chosen)
+    placed = place(proto, Ranges.load(ranges), scheme, weights=chosen, exclude=exclude)
     describe(placed.model, {"edgesmith.int8": json.dumps({"ops": len(placed.quantized)})})
     onnx.save(placed.model, out)
     ops = tuple(Op(op.name, op.kind, op.writes) for op in weighted_ops(proto, scheme.weighted))
@@ -68,3 +78,16 @@ def lowered_files(folder: Path) -> tuple[Path, Path | None, Path | None]:
     """The float model of an artifact; its ranges and int8 weights where it has been calibrated."""
     ranges, weights = (path if path.is_file() else None for path in (folder / RANGES, folder / FILE))
     return folder / MODEL, ranges, weights
+
+
+def left_out(folder: Path) -> dict[str, str]:
+    """The ops that an artifact's measured placement leaves in float, and why; none where there is none."""
+    path = folder / PLACEMENT
+    found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["floats"] if path.is_file() else {}
+    return found
+
+
+def leave_out(folder: Path, floats: Mapping[str, str]) -> None:
+    """Write what `left_out` reads."""
+    told = {"schema": "edgesmith.placement/1", "floats": dict(floats)}
+    (folder / PLACEMENT).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

@@ -18,8 +18,10 @@ from pipeline.exporting import INPUT
 from pipeline.lowering import LOWERED, lower
 from pipeline.progress import Progress
 from pipeline.references import DataSpec
+from pipeline.report.schema import Interval
 from pipeline.store import Artifact, Store
 from pipeline.tasks.base import Task
+from targets import stats
 from targets.base import Target
 from targets.devices.base import Device, Fingerprint, Measurement, Timing, kernel
 from targets.npz import save
@@ -47,18 +49,22 @@ class Meter:
         """The same, with the precision of what is not quantized pinned to true float32."""
         return replace(self, target=in_float32(self.target))
 
-    def lower(self, model: Path, ranges: Path | None, weights: Path | None = None) -> Path:
+    def lower(
+        self, model: Path, ranges: Path | None, weights: Path | None = None, exclude: Mapping[str, str] | None = None
+    ) -> Path:
         """The ONNX file that would ship, as a stored artifact, with what became of each op beside it."""
         parts = {
             "lower": fingerprint.of_file(model),
             "ranges": fingerprint.of_file(ranges) if ranges else None,
             "weights": fingerprint.of_file(weights) if weights else None,
             "scheme": asdict(self.target.scheme),
+            "exclude": dict(exclude or {}),
             "code": self._code_behind("pipeline.lowering"),
         }
 
         def work(out: Path) -> None:
-            lower(model, ranges, self.target.scheme, out / "model.onnx", weights).save(out / LOWERED)
+            lowered = lower(model, ranges, self.target.scheme, out / "model.onnx", weights, exclude or {})
+            lowered.save(out / LOWERED)
 
         return self.store.make(parts, work)[0].path / "model.onnx"
 
@@ -171,3 +177,9 @@ def measurement(fields: Mapping[str, Any]) -> Measurement:
 def in_float32(target: Target) -> Target:
     """Return the same target with true float32, where it could run something less."""
     return replace(target, precision="f32") if hasattr(target, "precision") else target  # type: ignore[call-arg]
+
+
+def ratio_of(a: Measurement, b: Measurement, seed: int) -> Interval:
+    """The p50 of `a` over that of `b`, which were timed interleaved."""
+    found = stats.ratio_interval(a.blocks_ns, b.blocks_ns, seed=seed)
+    return Interval(value=found.value, low=found.low, high=found.high)

@@ -13,15 +13,16 @@ from typing import Any
 from calibration.kernels import weighted_ops
 from calibration.runs import Fidelity, compare
 from calibration.saving import save_model
-from pipeline.assess import latency, ratio_of
+from pipeline.assess import latency
 from pipeline.errors import UserError
 from pipeline.exporting import describe
+from pipeline.fastest import where
 from pipeline.judging import running
-from pipeline.measure import in_float32
+from pipeline.measure import in_float32, ratio_of
 from pipeline.quantizing import Job, Made, Method, Source, source_of, static
 from pipeline.report.layer_noise import picture
 from pipeline.report.quantized import Accuracy, Output, Quantized, Side, Weights
-from pipeline.report.schema import Coverage, Interval, Verdict
+from pipeline.report.schema import Coverage, Interval, MeasuredPlacement, Verdict
 from pipeline.uncalibrated import DYNAMIC, dynamic, half
 from pipeline.verdict import Evidence, judge
 from targets.base import Target, TargetError
@@ -50,6 +51,8 @@ def quantize(job: Job, out: Path) -> Quantized:
     """
     if out.suffix != ".onnx" or out.resolve() == job.model.resolve():
         raise UserError(f"--out {out}: name another .onnx file than the model's own")
+    if job.settings.placement == "measured":
+        where(job)
     start_s = time.perf_counter()
     with source_of(job) as source:
         made = MAKERS[job.settings.method](job, source)
@@ -122,10 +125,10 @@ def onnx_bytes(path: Path) -> int:
 
 def _report(job: Job, source: Source, made: Made, judged: tuple[Fidelity, Raced]) -> Quantized:
     fidelity, raced = judged
-    where = job.place
+    there = job.place
     ran = raced.measured
     ratio = None if ran is None else ratio_of(ran["int8"], ran["float"], job.timing.seed)
-    verdict = _verdict(job, raced, ratio)
+    verdict = _verdict(job, raced, ratio, made.placement)
     settings, target = job.settings, job.target
     ranges = made.calibrated.ranges if made.calibrated else None
     sides = {name: _side(raced, name, path) for name, path in (("float", source.path), ("int8", None))}
@@ -134,8 +137,8 @@ def _report(job: Job, source: Source, made: Made, judged: tuple[Fidelity, Raced]
         target={"name": target.name(), **asdict(target)},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         versions=_versions(target),
-        device=asdict(where.fingerprint) if where is not None and ran is not None else None,
-        proxy=where is not None and where.proxy,
+        device=asdict(there.fingerprint) if there is not None and ran is not None else None,
+        proxy=there is not None and there.proxy,
         method=settings.method,
         observer={"name": ranges.observer, **ranges.options} if ranges else None,
         samples=ranges.samples if ranges else 0,
@@ -145,6 +148,7 @@ def _report(job: Job, source: Source, made: Made, judged: tuple[Fidelity, Raced]
         evaluated_on="onnxruntime, in float arithmetic" if ran is None else f"target {target.name()}",
         outputs=_outputs(fidelity),
         accuracy=_accuracy(made),
+        placement=made.placement,
         kept_float=dict(made.skipped),
         coverage=_coverage(job, source, made, raced),
         float_=sides["float"],
@@ -175,7 +179,7 @@ def _weights(job: Job, source: Source, made: Made) -> Weights | None:
     )
 
 
-def _verdict(job: Job, raced: Raced, ratio: Interval | None) -> Verdict:
+def _verdict(job: Job, raced: Raced, ratio: Interval | None, placement: MeasuredPlacement | None = None) -> Verdict:
     why_not = "--device none" if job.place is None else job.place.why_not
     evidence = Evidence(
         previous="float",
@@ -189,11 +193,13 @@ def _verdict(job: Job, raced: Raced, ratio: Interval | None) -> Verdict:
         not_run=f"not timed: {why_not}" if why_not else None,
     )
     found = judge(evidence, 0.0, "warn")
-    if found.kind != "slower":
+    float_won = placement is not None and placement.outcome == "float"
+    if found.kind != "slower" and not float_won:
         return found
     rejected = job.settings.on_regression == "reject"
     end = "nothing was written" if rejected else "written all the same, as other devices may differ"
-    return Verdict(kind="slower", text=f"it is {found.text}: not worth shipping here; {end}", rejected=rejected)
+    why = f"it is {found.text}" if found.kind == "slower" else "no placement with int8 is faster than float"
+    return Verdict(kind="slower", text=f"{why}: not worth shipping here; {end}", rejected=rejected)
 
 
 def _side(raced: Raced, name: str, path: Path | None) -> Side:
@@ -217,7 +223,9 @@ def _outputs(fidelity: Fidelity) -> dict[str, Output]:
 def _accuracy(made: Made) -> Accuracy | None:
     if made.floor is None or made.value is None:
         return None
-    evaluations = len(made.search.trail) if made.search else 1
+    trials = made.placement.trials if made.placement else ()
+    asked = len({trial.floats for trial in trials if trial.accuracy is not None})
+    evaluations = len(made.search.trail) if made.search else max(asked, 1)
     return Accuracy(
         name=made.floor.name,
         float_=made.floor.float_value,

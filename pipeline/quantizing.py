@@ -27,11 +27,13 @@ from calibration.sensitivity import Sensitivity, sensitivity
 from pipeline.calibrating import choose_for, equalize_model
 from pipeline.devices import Place
 from pipeline.errors import UserError
+from pipeline.fastest import fastest
 from pipeline.feeding import Calls, Input, calls_from, inputs_of
 from pipeline.images import Preparation
 from pipeline.judging import Floor, any_batch, metric_of, running, sqnr_of
 from pipeline.naming import check_excluded, name_nodes
 from pipeline.progress import Progress
+from pipeline.report.schema import MeasuredPlacement
 from pipeline.weight_options import WeightOptions
 from targets.base import Target
 from targets.devices.base import Timing
@@ -61,6 +63,9 @@ class Settings:
     exclude: tuple[str, ...] = ()
     sensitivity: bool = False
     method: Method = "static"
+    placement: Literal["scheme", "measured"] = "scheme"
+    races: int = 60  # of a measured placement
+    store: Path = Path(".edgesmith")  # that keeps the timings of a measured placement
     on_regression: Literal["warn", "reject"] = "warn"
 
 
@@ -104,6 +109,7 @@ class Made:
     value: float | None = None  # of the floor's metric
     search: Mixed | None = None
     ranking: Sensitivity | None = None
+    placement: MeasuredPlacement | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -152,12 +158,23 @@ def static(job: Job, source: Source) -> Made:
     whole = _placed(job, ready, asked)
     floor = floor_of(job, source)
     made = Made(whole.model, whole.skipped, ready, whole.nearest)
-    if floor is not None:
+    found = fastest(job, source, ready, floor, asked) if job.settings.placement == "measured" else None
+    if found is not None and found.outcome in ("int8", "mixed"):
+        best = _placed(job, ready, {**dict.fromkeys(found.floats, "measured placement"), **asked})
+        value = found.accuracy if found.accuracy is not None or floor is None else _value(job, source, floor, best)
+        made = Made(best.model, best.skipped, ready, best.nearest, floor, value)
+    elif floor is not None:
         made = _held(job, source, floor, ready, whole)
+    made = replace(made, placement=found)
     if job.settings.sensitivity and made.ranking is None:
         made = replace(made, ranking=_ranking(job, source, ready, asked))
     held_s = time.perf_counter()
     return replace(made, seconds={"calibrate": calibrated_s - start_s, "accuracy control": held_s - calibrated_s})
+
+
+def _value(job: Job, source: Source, floor: Floor, placed: Placement) -> float:
+    with running(placed.model, source.inputs, job.target, job.place) as run:
+        return floor.metric(run)
 
 
 def _calibrated(job: Job, source: Source) -> Calibrated:
@@ -217,9 +234,7 @@ def _held(job: Job, source: Source, floor: Floor, ready: Calibrated, whole: Plac
         return {**dict.fromkeys(left, f"accuracy control, for the floor on {floor.name}"), **asked}
 
     def judge(names: frozenset[str]) -> float:
-        model = ready.placed(job.target.scheme, without(names)).model
-        with running(model, source.inputs, job.target, job.place) as run:
-            return floor.metric(run)
+        return _value(job, source, floor, ready.placed(job.target.scheme, without(names)))
 
     made = Made(whole.model, whole.skipped, ready, whole.nearest, floor, judge(frozenset()))
     if floor.least is None or (made.value is not None and made.value >= floor.least):

@@ -19,7 +19,11 @@ from targets.base import Target, TargetError
 from targets.devices.base import Timing
 
 # what stages take from the recipe's other sections, by field name
-SHARED = frozenset({"model", "data", "scheme", "target", "device", "fingerprint", "align"})
+SHARED = frozenset(
+    {"model", "data", "scheme", "target", "device", "fingerprint", "align"}
+    | {"task", "timing", "allowed_drop", "why_not", "meter"}
+)
+LAST = ("place", "export", "compile")  # what comes behind all that changes the network, in this order
 
 
 class _Section(BaseModel):
@@ -130,6 +134,13 @@ class Recipe:
         given.pop("on_regression", None)
         return cls(**given, **{key: shared[key] for key in wanted if key in shared})
 
+    def require(self, why_not: str | None) -> None:
+        """Raise UserError for a stage that needs what is missing here; `why_not` says why nothing can run."""
+        for name in self.sections.stages:
+            lacking = stage_class(name).lacking(self.options(name), why_not)
+            if lacking:
+                raise UserError(f"{Where(str(self.path), ('stages', name))}: {lacking}")
+
     def options(self, stage: str) -> dict[str, Any]:
         """The options of a stage, its policy among them."""
         where = Where(str(self.path), ("stages", stage))
@@ -187,9 +198,9 @@ def _check(recipe: Recipe) -> None:
         lacking = [other for other in stage_class(name).after if other != PREVIOUS and other not in names[:i]]
         if lacking:
             raise UserError(f"{where / name}: goes on from {lacking[0]}; name that stage before it")
-    late = [name for name in names if name in ("export", "compile")]
-    if late and names[-len(late) :] != ["export", "compile"][: len(late)]:
-        raise UserError(f"{where}: export and then compile come last, got {' → '.join(names)}")
+    late = [name for name in LAST if name in names]
+    if names[len(names) - len(late) :] != late or ("compile" in late and "export" not in late):
+        raise UserError(f"{where}: place, export and then compile come last, got {' → '.join(names)}")
 
 
 def json_schema() -> dict[str, Any]:

@@ -35,7 +35,7 @@ store = click.option(
     default=Path(".edgesmith"),
     envvar="EDGESMITH_STORE",
     show_default=True,
-    help="Where finished stages are kept.",
+    help="Where finished stages and timings are kept.",
 )
 
 

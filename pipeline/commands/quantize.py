@@ -62,6 +62,21 @@ def _numbers(_: click.Context, __: click.Parameter, value: str) -> tuple[float, 
     show_default=True,
     help="dynamic: ranges as they come, for MatMul, Gemm and LSTM on onnxruntime; f16: float16, no int8.",
 )
+@click.option(
+    "--placement",
+    type=click.Choice(("scheme", "measured")),
+    default="scheme",
+    show_default=True,
+    help="measured: time on the device which parts int8 makes faster, and leave the others in float.",
+)
+@click.option(
+    "--races",
+    type=click.IntRange(min=2),
+    default=60,
+    show_default=True,
+    help="Comparisons that a measured placement may take.",
+)
+@options.store
 @click.option("--mean", default="0", callback=_numbers, help="Images: (x / 255 - mean) / std.  [default: 0]")
 @click.option("--std", default="1", callback=_numbers, help="One number, or one for each channel.  [default: 1]")
 @click.option("--size", callback=_size, metavar="HxW", help="Images: where the model takes any size.")
@@ -131,11 +146,13 @@ def _settings(given: Mapping[str, Any]) -> "Settings":
         "exclude",
         "sensitivity",
         "method",
+        "placement",
+        "races",
         "on_regression",
     )
     weights = WeightOptions(**{name: given[name] for name in ("scale", "equalize", "bias", "rounding", "iterations")})
     chosen = {name: given[name] for name in same}
-    return Settings(options=options.numbers(given["options"]), weights=weights, **chosen)
+    return Settings(options=options.numbers(given["options"]), weights=weights, store=given["store_path"], **chosen)
 
 
 def _images(given: Mapping[str, Any]) -> "Preparation":

@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment
 
-from pipeline.report import ranks, table, widths
+from pipeline.report import placed, ranks, table, widths
 from pipeline.report.cuts import pruned
 from pipeline.report.schema import Report
 
@@ -38,6 +38,16 @@ p50 and p90 are medians and 90th percentiles of single calls; × source is the r
 - {{ text }}
 {% endfor %}
 {%- endif %}
+{%- if placed %}
+## Placement
+
+{{ placed.stage }}: {{ placed.text }}. Every comparison was interleaved, in fresh processes; a change is kept where a \
+second one, on top of what had been kept by then, says that it is faster.
+
+{% for row in placed.table -%}
+{{ line(row) }}
+{% endfor %}
+{%- endif %}
 {%- if device %}
 Measured on {{ device.fingerprint.cpu }}, {{ device.fingerprint.cores }} cores, features \
 {{ device.fingerprint.features | join(", ") or "none" }}, governor {{ device.fingerprint.governor }}, \
@@ -62,6 +72,7 @@ def markdown(report: Report) -> str:
         pruned=found[0] if (found := pruned(report)) else "",
         picture=widths.FILE,
         low_rank=_low_rank(report),
+        placed=_placed(report),
         line=_line,
         versions=", ".join(f"{name} {version}" for name, version in sorted(report.versions.items())),
     )
@@ -80,6 +91,16 @@ def _low_rank(report: Report) -> Mapping[str, Any] | None:
         "table": (ranks.HEADER, alignment, *ranks.rows(figures), ranks.total(figures)),
         "lines": tuple(ranks.lines(figures)),
     }
+
+
+def _placed(report: Report) -> Mapping[str, Any] | None:
+    """Return what the report tells of a stage that measured where int8 pays."""
+    found = placed.measured(report)
+    if found is None:
+        return None
+    stage, placement = found
+    table = (placed.HEADER, (":--", ":--", "--:", ":--", ":--"), *placed.rows(placement))
+    return {"stage": stage, "text": placement.text, "table": table}
 
 
 def _line(values: Sequence[str]) -> str:

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.report import table
-from pipeline.report.schema import Coverage, Interval, Latency, Verdict
+from pipeline.report import placed, table
+from pipeline.report.schema import Coverage, Interval, Latency, MeasuredPlacement, Verdict
 from pipeline.report.terminal import STYLES
 
 METHODS = {"static": "int8", "dynamic": "dynamic int8", "f16": "float16"}
@@ -90,6 +90,7 @@ class Quantized(_Model):
     evaluated_on: Annotated[str, Field(description="the runtime that computed the int8 outputs")]
     outputs: dict[str, Output]
     accuracy: Accuracy | None
+    placement: Annotated[MeasuredPlacement | None, Field(description="where it was measured")] = None
     kept_float: Annotated[dict[str, str], Field(description="ops left in float, and why")]
     coverage: Coverage
     float_: Annotated[Side, Field(alias="float")]
@@ -146,6 +147,9 @@ def _lines(report: Quantized) -> list[str]:
         f"coverage: {report.coverage.text}",
         f"fidelity over {report.evaluated_samples} {which}, computed by {report.evaluated_on}",
     ]
+    if report.placement:
+        lines.append(f"placement: {report.placement.text}")
+        lines += [f"  {row[0]}: {row[2]} of {row[1]}" for row in placed.rows(report.placement) if row[-1]]
     if report.weights:
         lines.append(report.weights.line())
     if report.proxy:

@@ -67,6 +67,34 @@ class Verdict(_Model):
     rejected: bool = False
 
 
+class PlacementTrial(_Model):
+    """Two placements, timed against each other."""
+
+    change: Annotated[str, Field(description="what is other in the first one")]
+    against: Annotated[str, Field(description="the second: float, int8, or what had been kept by then")]
+    floats: Annotated[tuple[str, ...], Field(description="ops that the first has in float, of those int8 would have")]
+    ratio: Annotated[Interval, Field(description="p50 of the first over that of the second, interleaved")]
+    accuracy: Annotated[float | None, Field(description="of the first, where it was asked")]
+    kept: bool
+    why: str
+
+
+class MeasuredPlacement(_Model):
+    """Which parts of the network the device runs faster in float, as timed on it."""
+
+    outcome: Annotated[
+        Literal["int8", "mixed", "float", "unreached"],
+        Field(description="float: none with int8 is faster; unreached: not even float reaches the floor"),
+    ]
+    floats: Annotated[tuple[str, ...], Field(description="ops left in float, of those that int8 would have")]
+    ratio: Annotated[Interval | None, Field(description="p50 over that of the network in float; null: it is that")]
+    floor: Annotated[float | None, Field(description="the least accuracy that was accepted")]
+    accuracy: Annotated[float | None, Field(description="of what was kept; null: nothing asked for it")]
+    complete: Annotated[bool, Field(description="false: a limit of races or of time ended the search")]
+    text: str
+    trials: Annotated[tuple[PlacementTrial, ...], Field(description="every comparison, in order")]
+
+
 class StageReport(_Model):
     """What would ship if the pipeline stopped at this stage."""
 
@@ -93,6 +121,7 @@ class StageReport(_Model):
     runtime: dict[str, str]
     precision: Precision
     coverage: Annotated[Coverage | None, Field(description="of an int8 model")] = None
+    placement: Annotated[MeasuredPlacement | None, Field(description="of a stage that measured it")] = None
     device: DeviceInfo | None
     proxy: Annotated[bool, Field(description="measured on another kind of device than the target is for")]
     warnings: tuple[str, ...]

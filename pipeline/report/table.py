@@ -74,6 +74,8 @@ def notes(report: Report) -> list[str]:
             lines.append(f"{row.stage}: asked for {row.precision.requested}, kernels that ran: {ran}")
         if row.coverage and row.same_as is None:
             lines.append(f"{row.stage}: {row.coverage.text}")
+        if row.placement:
+            lines.append(f"{row.stage}: {row.placement.text}")
         lines += [f"{row.stage}: {warning}" for warning in row.warnings if row.same_as is None]
     return lines
 

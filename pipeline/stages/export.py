@@ -47,7 +47,8 @@ class Export(Stage):
                 samples = data.calibration[:count][0]
                 figures["onnx_max_abs_delta"] = to_onnx(model, samples, float_model, self.batch, metadata)
                 ranges, weights = self._adopted(source, float_model, out)
-            lowered = lowering.lower(float_model, ranges, Int8Scheme(**self.scheme), out / lowering.MODEL, weights)
+            scheme, exclude = Int8Scheme(**self.scheme), lowering.left_out(source)
+            lowered = lowering.lower(float_model, ranges, scheme, out / lowering.MODEL, weights, exclude)
             bar.advance()
         for path in (float_model, ranges, weights):
             if path is not None and path.parent == out:
