@@ -8,7 +8,6 @@ benchmarks/int8.py:
 
 import json
 import math
-import random
 import statistics
 import sys
 import time
@@ -113,10 +112,9 @@ def race(runs: Mapping[str, Run], feeds: Feeds, rounds: int) -> dict[str, list[f
         calls[key] = max(3, int(BLOCK_S / max(1e-6, time.perf_counter() - start_s)))
     found: dict[str, list[float]] = {key: [] for key in runs}
     order = list(runs)
-    draw = random.Random(0)
+    draw = np.random.default_rng(0)
     for _ in range(rounds):
-        draw.shuffle(order)
-        for key in order:
+        for key in draw.permutation(order).tolist():
             took = []
             runs[key](feeds)  # the block before left the caches to another model
             for _ in range(calls[key]):

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,32 +19,31 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.int8_models import MODELS, Feeds
 
-Make = Callable[[str, Path, list[Feeds], Path], None]  # runtime, float file, data, folder of the result
+Make = Callable[[str, Path, Path, Path], None]  # runtime, float file, folder of calls, folder of the result
 
 
 def edgesmith(observer: str) -> Make:
-    """What `edgesmith quantize` does: prepare, calibrate, correct biases, place for the runtime."""
-    from calibration.choosing import choose
-    from calibration.collect import collect, quantizable
-    from calibration.graph import load_model
-    from calibration.observers import make
-    from calibration.placement import place
-    from calibration.prepare import prepare, save_model
+    """What `edgesmith quantize` does, but for comparing and timing what it made."""
+    from calibration.saving import save_model
+    from pipeline.progress import SILENT
+    from pipeline.quantizing import Job, Settings, source_of, static
     from targets.backends.cpu import Cpu
     from targets.backends.mobile import Mobile
 
     targets = {"openvino": Cpu(), "onnxruntime": Mobile(platform="amd64")}
 
-    def run(runtime: str, model: Path, data: list[Feeds], out: Path) -> None:
-        ready = prepare(load_model(model))
-        with TemporaryDirectory() as folder:
-            prepared = Path(folder, "prepared.onnx")
-            save_model(ready, prepared)
-            ranges = collect(prepared, data, make(observer), only=quantizable(ready))
-        weights = choose(ready, lambda: iter(data), bias="empirical").weights
-        save_model(place(ready, ranges, targets[runtime].scheme, weights=weights).model, out / "int8.onnx")
+    def run(runtime: str, model: Path, data: Path, out: Path) -> None:
+        settings = Settings(observer=observer, samples=len(list(data.iterdir())))
+        job = Job(model, data, targets[runtime], None, settings, SILENT)
+        with source_of(job) as source:
+            save_model(static(job, source).model, out / "int8.onnx")
 
     return run
+
+
+def calls(data: Path) -> Iterator[Feeds]:
+    """The calls of the data, one by one."""
+    yield from map(_loaded, sorted(data.iterdir()))
 
 
 def onnxruntime(method: str) -> Make:
@@ -54,15 +52,15 @@ def onnxruntime(method: str) -> Make:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(peer.CalibrationDataReader):  # type: ignore[misc] # it has no types
-        def __init__(self, data: list[Feeds]) -> None:
-            self.rest: Iterator[Feeds] = iter(data)
+        def __init__(self, data: Path) -> None:
+            self.rest = calls(data)
 
         def get_next(self) -> Feeds | None:
             return next(self.rest, None)
 
     methods = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 
-    def run(runtime: str, model: Path, data: list[Feeds], out: Path) -> None:
+    def run(runtime: str, model: Path, data: Path, out: Path) -> None:
         with TemporaryDirectory() as folder:
             ready = Path(folder, "ready.onnx")
             quant_pre_process(str(model), str(ready))
@@ -87,10 +85,11 @@ def nncf(preset: str) -> Make:
 
     presets = {"performance": peer.QuantizationPreset.PERFORMANCE, "mixed": peer.QuantizationPreset.MIXED}
 
-    def run(runtime: str, model: Path, data: list[Feeds], out: Path) -> None:
+    def run(runtime: str, model: Path, data: Path, out: Path) -> None:
         given = openvino.Core().read_model(model) if runtime == "openvino" else onnx.load(model)
-        dataset = peer.Dataset(data, dict)
-        made = peer.quantize(given, dataset, subset_size=len(data), preset=presets[preset])
+        files = sorted(data.iterdir())
+        dataset = peer.Dataset(files, _loaded)
+        made = peer.quantize(given, dataset, subset_size=len(files), preset=presets[preset])
         if runtime == "openvino":
             openvino.save_model(made, out / "int8.xml", compress_to_fp16=False)
         else:
@@ -99,8 +98,14 @@ def nncf(preset: str) -> Make:
     return run
 
 
+def _loaded(path: Path) -> Feeds:
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
 TOOLS: dict[str, Callable[[], Make]] = {
-    "edgesmith": lambda: edgesmith("percentile"),
+    "edgesmith": lambda: edgesmith("auto"),
+    "edgesmith-percentile": lambda: edgesmith("percentile"),
     "edgesmith-minmax": lambda: edgesmith("minmax"),
     "edgesmith-entropy": lambda: edgesmith("entropy"),
     "edgesmith-mse": lambda: edgesmith("mse"),
@@ -124,14 +129,14 @@ def main() -> None:
     tool, runtime, name, samples, out = sys.argv[1:]
     model = MODELS[name]
     path = model.path(name)
-    data: list[Any] = [dict(sample.feeds) for sample in model.samples("calibrate", int(samples))]
-    held = sum(np.asarray(array).nbytes for feeds in data for array in feeds.values()) / 2**20
     make = TOOLS[tool]()
-    before = peak_mb()
-    start_s = time.perf_counter()
-    make(runtime, path, data, Path(out))
-    seconds = time.perf_counter() - start_s
-    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb(), "before_mb": before, "data_mb": held}))
+    with TemporaryDirectory() as folder:
+        for i, sample in enumerate(model.samples("calibrate", int(samples))):
+            np.savez(Path(folder, f"{i:06}.npz"), **sample.feeds)
+        start_s = time.perf_counter()
+        make(runtime, path, Path(folder), Path(out))
+        seconds = time.perf_counter() - start_s
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb()}))
 
 
 if __name__ == "__main__":

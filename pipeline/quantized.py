@@ -19,7 +19,7 @@ from pipeline.exporting import describe
 from pipeline.fastest import where
 from pipeline.judging import running
 from pipeline.measure import in_float32, ratio_of
-from pipeline.quantizing import Job, Made, Method, Source, source_of, static
+from pipeline.quantizing import Calibrated, Job, Made, Method, Source, source_of, static
 from pipeline.report.layer_noise import picture
 from pipeline.report.quantized import Accuracy, Output, Quantized, Side, Weights
 from pipeline.report.schema import Coverage, Interval, MeasuredPlacement, Verdict
@@ -140,7 +140,7 @@ def _report(job: Job, source: Source, made: Made, judged: tuple[Fidelity, Raced]
         device=asdict(there.fingerprint) if there is not None and ran is not None else None,
         proxy=there is not None and there.proxy,
         method=settings.method,
-        observer={"name": ranges.observer, **ranges.options} if ranges else None,
+        observer=_observer(made.calibrated),
         samples=ranges.samples if ranges else 0,
         weights=_weights(job, source, made),
         evaluated_samples=fidelity.samples,
@@ -159,6 +159,13 @@ def _report(job: Job, source: Source, made: Made, judged: tuple[Fidelity, Raced]
         warnings=tuple(dict.fromkeys(f"{name}: {w}" for name, m in (ran or {}).items() for w in m.warnings)),
         written=not verdict.rejected,
     )
+
+
+def _observer(found: Calibrated | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    tried = {"tried": {name: round(db, 2) for name, db in found.tried.items()}} if found.tried else {}
+    return {"name": found.ranges.observer, **found.ranges.options, **tried}
 
 
 def _weights(job: Job, source: Source, made: Made) -> Weights | None:

@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from calibration import observers
 from calibration.choosing import Chosen
-from calibration.collect import collect, quantizable
+from calibration.collect import observe, quantizable
 from calibration.equalize import Equalized
 from calibration.graph import load_model
 from calibration.kernels import layers
@@ -23,6 +23,7 @@ from calibration.ranges import Ranges
 from calibration.runs import Run, opened
 from calibration.saving import save_model
 from calibration.scheme import Scheme
+from calibration.selection import AUTO, REMEMBERS, RIVALS, select
 from calibration.sensitivity import Sensitivity, sensitivity
 from pipeline.calibrating import choose_for, equalize_model
 from pipeline.devices import Place
@@ -53,7 +54,7 @@ Method = Literal["static", "dynamic", "f16"]
 class Settings:
     """How to quantize, and what must not be lost."""
 
-    observer: str = "percentile"
+    observer: str = AUTO
     options: Mapping[str, float] = field(default_factory=dict)
     samples: int = 512
     weights: WeightOptions = field(default_factory=WeightOptions)
@@ -121,6 +122,7 @@ class Calibrated:
     ranges: Ranges
     chosen: Chosen | None  # None: rounded to nearest as they are
     equalized: Equalized | None
+    tried: Mapping[str, float] = field(default_factory=dict)  # observer -> dB, where they were tried
 
     def placed(self, scheme: Scheme, exclude: Mapping[str, str]) -> Placement:
         """It in int8, but for the nodes that `exclude` names with by whom."""
@@ -180,7 +182,10 @@ def _value(job: Job, source: Source, floor: Floor, placed: Placement) -> float:
 def _calibrated(job: Job, source: Source) -> Calibrated:
     """Observe the activations, and choose the weights."""
     settings, options = job.settings, job.settings.weights
-    observer = observers.make(settings.observer, **settings.options)
+    auto = settings.observer == AUTO
+    if auto and settings.options:
+        raise UserError(f"--option {next(iter(settings.options))}: of which observer? name it with --observer")
+    observer = observers.make(REMEMBERS if auto else settings.observer, **settings.options)
     some = source.seen.part(0, options.samples)
     model, path, done = source.model, source.prepared, None
     if options.equalize:
@@ -188,8 +193,21 @@ def _calibrated(job: Job, source: Source) -> Calibrated:
         model, path = done.model, path.with_name("equalized.onnx")
         save_model(model, path)
     with job.progress.bar("calibrate", source.seen.count) as bar:
-        ranges = collect(path, source.seen, observer, bar.advance, only=quantizable(model, job.target.scheme))
-    return Calibrated(model, ranges, choose_for(model, lambda: some, options, job.progress), done)
+        seen = observe(path, source.seen, observer, bar.advance, only=quantizable(model, job.target.scheme))
+    chosen = choose_for(model, lambda: some, options, job.progress)
+    if not auto:
+        return Calibrated(model, seen.ranges(), chosen, done)
+    closest = sqnr_of(source.seen.part(0, RANKED), source.reference)
+    with job.progress.bar("choose an observer", len(RIVALS)) as bar:
+
+        def closeness(ranges: Ranges) -> float:
+            placed = Calibrated(model, ranges, chosen, done).placed(job.target.scheme, {})
+            bar.advance(note=ranges.observer)
+            with opened(placed.model) as run:
+                return closest(run)
+
+        best = select(seen, closeness)
+    return Calibrated(model, best.ranges, chosen, done, best.tried)
 
 
 def _placed(job: Job, ready: Calibrated, exclude: Mapping[str, str]) -> Placement:

@@ -39,7 +39,12 @@ def _numbers(_: click.Context, __: click.Parameter, value: str) -> tuple[float, 
 @click.option("--out", type=click.Path(path_type=Path), help="The .onnx file to write.  [default: MODEL_int8.onnx]")
 @options.target
 @options.device
-@click.option("--observer", default="percentile", show_default=True, help="How ranges are chosen, see calibrate.")
+@click.option(
+    "--observer",
+    default="auto",
+    show_default=True,
+    help="How ranges are chosen, see calibrate; auto: of minmax, percentile and mse, what keeps the outputs closest.",
+)
 @click.option("--option", "options", multiple=True, metavar="KEY=NUMBER", help="The observer's: percentile=99.99")
 @click.option(
     "--samples",

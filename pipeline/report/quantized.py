@@ -82,7 +82,9 @@ class Quantized(_Model):
     device: dict[str, Any] | None
     proxy: bool
     method: Annotated[str, Field(description="static, dynamic or f16")]
-    observer: dict[str, Any] | None
+    observer: Annotated[
+        dict[str, Any] | None, Field(description="its name and options; of several tried, what each came to in dB")
+    ]
     samples: Annotated[int, Field(description="that were calibrated on")]
     weights: Weights | None = None
     evaluated_samples: int
@@ -150,6 +152,9 @@ def _lines(report: Quantized) -> list[str]:
     if report.placement:
         lines.append(f"placement: {report.placement.text}")
         lines += [f"  {row[0]}: {row[2]} of {row[1]}" for row in placed.rows(report.placement) if row[-1]]
+    if report.observer and "tried" in report.observer:
+        tried = ", ".join(f"{name} {db:.1f}" for name, db in report.observer["tried"].items())
+        lines.append(f"ranges by {report.observer['name']}, the closest of {tried} dB on calibration samples")
     if report.weights:
         lines.append(report.weights.line())
     if report.proxy:
