@@ -41,6 +41,7 @@ from targets.devices.base import Timing
 
 EVALUATIONS = 40  # int8 models that may be judged to hold a floor
 RANKED = 16  # samples that layers are ranked by: noise powers need few
+CLOSEST = 32  # samples that observers are chosen on
 INTEGER_OPS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
     | {"MatMulInteger", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulNBits"}
@@ -197,7 +198,7 @@ def _calibrated(job: Job, source: Source) -> Calibrated:
     chosen = choose_for(model, lambda: some, options, job.progress)
     if not auto:
         return Calibrated(model, seen.ranges(), chosen, done)
-    closest = sqnr_of(source.seen.part(0, RANKED), source.reference)
+    closest = sqnr_of(source.seen.part(0, CLOSEST), source.reference)
     with job.progress.bar("choose an observer", len(RIVALS)) as bar:
 
         def closeness(ranges: Ranges) -> float:
