@@ -72,6 +72,8 @@ def _packaged(package: str, inside: str, shapes: Mapping[str, tuple[int, ...]], 
         if value.name in shapes and value.name not in weights:
             kind = value.type.tensor_type.elem_type
             value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, shapes[value.name]))
+    for i, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}_{i}"  # NNCF wants names that differ
     onnx.save(_inferred(_upgraded(model)), out)
 
 

@@ -12,6 +12,8 @@ from onnx import ModelProto, helper, version_converter
 
 from calibration.errors import CalibrationError, listed
 from calibration.graph import fold_batch_norm, inferred, load_model, pool_spatial_means, without_weights
+from calibration.hard_swish import OPSET as HARD_SWISH_OPSET
+from calibration.hard_swish import hard_swishes, join_hard_swishes
 from calibration.placement import LEAST_OPSET
 from calibration.running import first_line, refusals
 from calibration.saving import is_large, save_model
@@ -26,8 +28,9 @@ def prepare(model: ModelProto) -> ModelProto:
 
     BatchNormalization, Mul and Add with constants become part of the convolution before them; what depends on
     no input is computed; Identity, Dropout, casts and transposes that cancel out, and the like are gone; spatial
-    means are pools; opsets before 13 are converted to it; shapes that can be inferred are recorded. Most of it
-    is onnxruntime's basic, hardware-independent optimization. Symbolic dimensions stay symbolic, metadata stays.
+    means are pools; a hard swish of several ops is one; opsets before 13 are converted to it (14 where there is
+    such a swish); shapes that can be inferred are recorded. Most of it is onnxruntime's basic,
+    hardware-independent optimization. Symbolic dimensions stay symbolic, metadata stays.
 
     Raises CalibrationError for a model that is quantized already, that cannot be brought to opset 13, or that
     onnxruntime refuses.
@@ -35,6 +38,8 @@ def prepare(model: ModelProto) -> ModelProto:
     _check(model)
     ready = _optimized(_with_constants_fixed(fold_batch_norm(_upgraded(model))))
     ready = pool_spatial_means(ready)
+    if hard_swishes(ready):
+        ready = join_hard_swishes(_upgraded(ready, HARD_SWISH_OPSET))
     _restore(ready, model)
     values = inferred(ready).value_info
     del ready.graph.value_info[:]
@@ -52,17 +57,17 @@ def _opset(model: ModelProto) -> int:
     return max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
 
 
-def _upgraded(model: ModelProto) -> ModelProto:
-    """The model in opset 13 at least; the same object if it is."""
-    if _opset(model) >= LEAST_OPSET:
+def _upgraded(model: ModelProto, opset: int = LEAST_OPSET) -> ModelProto:
+    """The model in this opset at least; the same object if it is."""
+    if _opset(model) >= opset:
         return model
     try:
-        upgraded = version_converter.convert_version(without_weights(model), LEAST_OPSET)
+        upgraded = version_converter.convert_version(without_weights(model), opset)
     except (RuntimeError, version_converter.ConvertError) as error:
         reason = first_line(error)
         raise CalibrationError(
-            f"the model has opset {_opset(model)}, and onnx cannot convert it to {LEAST_OPSET}, which int8 needs"
-            f" ({reason}): export it again with opset {LEAST_OPSET} or later"
+            f"the model has opset {_opset(model)}, and onnx cannot convert it to {opset}, which int8 needs"
+            f" ({reason}): export it again with opset {opset} or later"
         ) from None
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     for tensor in upgraded.graph.initializer:
