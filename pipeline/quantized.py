@@ -23,14 +23,19 @@ from pipeline.quantizing import Calibrated, Job, Made, Method, Source, source_of
 from pipeline.report.layer_noise import picture
 from pipeline.report.quantized import Accuracy, Output, Quantized, Side, Weights
 from pipeline.report.schema import Coverage, Interval, MeasuredPlacement, Verdict
-from pipeline.uncalibrated import DYNAMIC, dynamic, half
+from pipeline.uncalibrated import DYNAMIC, dynamic, half, weights_only
 from pipeline.verdict import Evidence, judge
 from targets.base import Kernel, Target, TargetError
 from targets.coverage import Op, cover
 from targets.devices.base import Measurement
 from targets.npz import save
 
-MAKERS: Mapping[Method, Callable[[Job, Source], Made]] = {"static": static, "dynamic": dynamic, "f16": half}
+MAKERS: Mapping[Method, Callable[[Job, Source], Made]] = {
+    "static": static,
+    "dynamic": dynamic,
+    "weights": weights_only,
+    "f16": half,
+}
 DISTRIBUTIONS = ("edgesmith", "onnx", "onnxruntime", "numpy")
 
 
