@@ -6,7 +6,7 @@ from onnx import ModelProto, NodeProto, ValueInfoProto
 
 from calibration.errors import CalibrationError
 from calibration.graph import drop_unread_initializers, index
-from calibration.running import Array, Feeds, first_line, refusals, slices
+from calibration.running import Array, Feeds, first_line, refusals, slices, usable_cores
 from calibration.saving import openable
 
 Batches = Callable[[], Iterable[Feeds]]  # gives the same batches each time: inputs by name, samples along axis 0
@@ -19,7 +19,7 @@ class Network:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or usable_cores()
         options.log_severity_level = 4
         self._fetch = list(fetch)
         try:

@@ -82,6 +82,32 @@ def place(
     return Placement(copy, tuple(label(node) for node in taken), skipped, nearest)
 
 
+def compress(
+    model: ModelProto, scheme: Scheme, weights: Weights | None = None, exclude: Mapping[str, str] | Collection[str] = ()
+) -> Placement:
+    """Return a copy of the float `model` whose weights are int8 and dequantized as it runs: smaller, and no faster.
+
+    Of the ops that the scheme has weights of, but those named in `exclude`. Activations and biases stay float.
+    Raises CalibrationError as `place` does.
+    """
+    _check(model, scheme)
+    _check_names(model, exclude)
+    copy = copy_with_constants_lifted(model)
+    found = index(copy.graph)
+    taken: list[NodeProto] = []
+    skipped: dict[str, str] = {}
+    for node in copy.graph.node:
+        if node.op_type in scheme.weighted:
+            stored = None if _is_float(_weight(node, found, scheme)) else "its weight is computed, or not float32"
+            reason = stored or _excluded(label(node), exclude)
+            if reason:
+                skipped[label(node)] = reason
+            else:
+                taken.append(node)
+    nearest = write_pairs(copy.graph, {}, frozenset(node.output[0] for node in taken), scheme, weights)
+    return Placement(copy, tuple(label(node) for node in taken), skipped, nearest)
+
+
 def _check(model: ModelProto, scheme: Scheme) -> None:
     opset = max((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), default=0)
     if opset < LEAST_OPSET:

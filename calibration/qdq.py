@@ -122,7 +122,9 @@ class _Writer:
 
     def weight(self, node: NodeProto) -> None:
         """Give `node` an int8 weight, an int32 bias if the scheme wants one, and a corrected one if there is."""
-        data_scale = float(self._params[node.input[0]].scale)
+        data = self._params.get(node.input[0])
+        # an int32 bias is in steps of the data's scale; of data in float there is none
+        data_scale = float(data.scale) if data is not None and self._scheme.quantize_bias else None
         weight = self._array(node.input[1])
         axis = channel_axis(node, weight) if self._scheme.per_channel else None
         integers, scale, bias = self._chosen(node, axis, data_scale) or self._nearest(node, axis, data_scale)
@@ -132,32 +134,32 @@ class _Writer:
         if len(node.input) < 3:
             node.input.append("")
         node.input[2] = node.input[2] or self._names.fresh(f"{node.output[0]}_bias")
-        if self._scheme.quantize_bias:
+        if data_scale is not None:
             steps = np.asarray(scale * np.float32(data_scale), np.float32)
             self._store(node, 2, quantize_bias(bias, steps), steps, 0)
         else:
             node.input[2] = self._constant(f"{node.input[2]}_corrected", bias)
 
-    def _nearest(self, node: NodeProto, axis: int | None, data_scale: float) -> _Weight:
+    def _nearest(self, node: NodeProto, axis: int | None, data_scale: float | None) -> _Weight:
         """The weight rounded to nearest; the bias, where it becomes int32."""
         weight = self._array(node.input[1])
         scale = weight_scale(weight, axis, weight_limit(self._scheme))
-        bias = self._bias(node, weight, axis) if self._scheme.quantize_bias else None
-        if bias is not None:
+        bias = self._bias(node, weight, axis) if data_scale is not None else None
+        if bias is not None and data_scale is not None:
             scale = scale_for_bias(scale, bias, data_scale)
         return quantize_weight(weight, scale, axis, weight_limit(self._scheme)), scale, bias
 
-    def _chosen(self, node: NodeProto, axis: int | None, data_scale: float) -> _Weight | None:
+    def _chosen(self, node: NodeProto, axis: int | None, data_scale: float | None) -> _Weight | None:
         """The weight that was chosen for `node` and the bias that goes with it; None where they do not fit."""
         given = self._weights.tensors.get(node.input[1]) if self._weights else None
         if self._weights is None or given is None:
             return None
         weight = self._array(node.input[1])
         bias = self._weights.biases.get(node.output[0])
-        if bias is None and self._scheme.quantize_bias:
+        if bias is None and data_scale is not None:
             bias = self._bias(node, weight, axis)
         why = given.misfit(axis, weight_limit(self._scheme))
-        if why is None and self._scheme.quantize_bias and bias is not None:
+        if why is None and data_scale is not None and bias is not None:
             wider = scale_for_bias(given.scale, bias, data_scale) > given.scale
             why = "its bias, in steps of its scale, would leave int32" if wider.any() else None
         if why is not None:

@@ -60,7 +60,7 @@ def open_model(
     Raises CalibrationError for a model that onnxruntime refuses, that has no float32 activation, or that lacks
     one that `only` names; one of another type is left out.
     """
-    cores = threads or _cores()
+    cores = threads or usable_cores()
     at_once = 1 if in_order else min(cores, _MOST_AT_ONCE)
     session, computed = _session(onnx_path, only, cores - at_once + 1)
     types = {value.name: value.type for value in session.get_outputs()}
@@ -111,8 +111,8 @@ def run_batches(
     return samples
 
 
-def _cores() -> int:
-    """Processors that this process may use."""
+def usable_cores() -> int:
+    """Processors that this process may use; onnxruntime by itself counts those of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

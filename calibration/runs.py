@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from calibration.running import usable_cores
 from calibration.saving import openable
 
 Array = NDArray[Any]
@@ -29,7 +30,7 @@ def opened(model: ModelProto | Path, threads: int = 0) -> Iterator[Run]:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or usable_cores()
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     with openable(model) as source:

@@ -1,10 +1,10 @@
-"""Which rule for ranges suits a model: all are tried on what one pass over the data remembered."""
+"""Which rule for ranges suits a model: all are tried on samples that they were not chosen on."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from calibration import observers
-from calibration.observations import Observations
+from calibration.observations import Observations, merge
 from calibration.ranges import Ranges
 
 AUTO = "auto"
@@ -22,11 +22,17 @@ class Selected:
     tried: Mapping[str, float]
 
 
-def select(seen: Observations, judge: Callable[[Ranges], float]) -> Selected:
-    """Return the ranges, of those that `RIVALS` choose of the same observations, that `judge` gives most for.
+def select(seen: Observations, rest: Observations | None, judge: Callable[[Ranges], float]) -> Selected:
+    """Return the ranges that the rule suits best, of `RIVALS`, chooses of all that was observed.
 
-    `seen` are those of an observer that remembers histograms. Of equal ones the first is taken.
+    The rules are compared by what `judge` gives for the ranges that they choose of `seen`, so that the samples of
+    `rest` are there to judge on: thresholds look better than they are on samples that they were fitted to. Both are
+    those of an observer that remembers histograms. Of equal rules the first is taken.
     """
-    chosen = {name: replace(seen, observer=observers.make(name)).ranges() for name in RIVALS}
-    tried = {name: judge(ranges) for name, ranges in chosen.items()}
-    return Selected(chosen[max(tried, key=lambda name: tried[name])], tried)
+    tried = {name: judge(_by(name, seen)) for name in RIVALS}
+    whole = merge([seen, rest]) if rest is not None else seen
+    return Selected(_by(max(tried, key=lambda name: tried[name]), whole), tried)
+
+
+def _by(name: str, seen: Observations) -> Ranges:
+    return replace(seen, observer=observers.make(name)).ranges()

@@ -140,7 +140,7 @@ class Assessor:
 
     def _measured_row(self, done: Done, built: Built, source: Built, previous: Built) -> StageReport:
         if built.meter.why_not:
-            fields: dict[str, Any] = {"coverage": coverage(built.placed, None)}
+            fields: dict[str, Any] = {"coverage": coverage(built.placed, compiled(built))}
             return self._row(done, built, self._verdict(built, source, previous, None), fields)
         contestants = {b.stage: b.contestant for b in (source, previous, built)}
         race = built.meter.race(contestants)
@@ -234,8 +234,14 @@ class Assessor:
         return DeviceInfo(name=built.meter.device.name, digest=fingerprint.digest, fingerprint=asdict(fingerprint))
 
 
+def compiled(built: Built) -> tuple[Kernel, ...] | None:
+    """The kernels that the compiler wrote down."""
+    target, path = built.contestant
+    return target.compiled(path)
+
+
 def coverage(placed: Lowered | None, kernels: Sequence[Kernel] | None) -> Coverage | None:
-    """How much of what was placed runs in int8, by the kernels that ran, if any did; None for a float model."""
+    """How much of what was placed runs in int8, by kernels that ran or were compiled; None for float."""
     if placed is None:
         return None
     found = cover(placed.ops, dict(placed.skipped), kernels)

@@ -23,14 +23,19 @@ from pipeline.quantizing import Calibrated, Job, Made, Method, Source, source_of
 from pipeline.report.layer_noise import picture
 from pipeline.report.quantized import Accuracy, Output, Quantized, Side, Weights
 from pipeline.report.schema import Coverage, Interval, MeasuredPlacement, Verdict
-from pipeline.uncalibrated import DYNAMIC, dynamic, half
+from pipeline.uncalibrated import DYNAMIC, dynamic, half, weights_only
 from pipeline.verdict import Evidence, judge
-from targets.base import Target, TargetError
+from targets.base import Kernel, Target, TargetError
 from targets.coverage import Op, cover
 from targets.devices.base import Measurement
 from targets.npz import save
 
-MAKERS: Mapping[Method, Callable[[Job, Source], Made]] = {"static": static, "dynamic": dynamic, "f16": half}
+MAKERS: Mapping[Method, Callable[[Job, Source], Made]] = {
+    "static": static,
+    "dynamic": dynamic,
+    "weights": weights_only,
+    "f16": half,
+}
 DISTRIBUTIONS = ("edgesmith", "onnx", "onnxruntime", "numpy")
 
 
@@ -40,6 +45,7 @@ class Raced:
 
     sizes: Mapping[str, int]
     measured: Mapping[str, Measurement] | None
+    compiled: tuple[Kernel, ...] | None = None  # the int8 model's kernels, where none of it could run
 
 
 def quantize(job: Job, out: Path) -> Quantized:
@@ -107,7 +113,7 @@ def _race(job: Job, source: Source, made: Made, folder: Path) -> Raced:
         built[name] = (target, folder / name)
     sizes = {name: sum(p.stat().st_size for p in target.shipped(path)) for name, (target, path) in built.items()}
     if job.place.why_not:
-        return Raced(sizes, None)
+        return Raced(sizes, None, job.target.compiled(folder / "int8"))
     save(folder / "feeds.npz", next(iter(source.judged)))
     with job.progress.bar("time float / int8", job.timing.rounds) as bar:
         return Raced(sizes, job.place.device.measure(built, folder / "feeds.npz", job.timing, bar.advance))
@@ -247,8 +253,8 @@ def _coverage(job: Job, source: Source, made: Made, raced: Raced) -> Coverage:
     kinds = (*scheme.weighted, *DYNAMIC) if job.settings.method == "dynamic" else scheme.weighted
     ops = [Op(op.name, op.kind, op.writes) for op in weighted_ops(source.model, kinds)]
     # what dynamic quantization makes of an op goes under new names: its own report is all there is
-    kernels = raced.measured["int8"].kernels if raced.measured and job.settings.method != "dynamic" else None
-    found = cover(ops, made.skipped, kernels)
+    kernels = raced.measured["int8"].kernels if raced.measured else raced.compiled
+    found = cover(ops, made.skipped, kernels if job.settings.method != "dynamic" else None)
     return Coverage(**asdict(found), text=found.line())
 
 

@@ -17,13 +17,14 @@ from calibration.equalize import Equalized
 from calibration.graph import load_model
 from calibration.kernels import layers
 from calibration.mixed import Candidate, Mixed, mixed
+from calibration.observations import Observations
 from calibration.placement import Placement, place
 from calibration.prepare import prepare
 from calibration.ranges import Ranges
 from calibration.runs import Run, opened
 from calibration.saving import save_model
 from calibration.scheme import Scheme
-from calibration.selection import AUTO, REMEMBERS, RIVALS, select
+from calibration.selection import AUTO, REMEMBERS, RIVALS, Selected, select
 from calibration.sensitivity import Sensitivity, sensitivity
 from pipeline.calibrating import choose_for, equalize_model
 from pipeline.devices import Place
@@ -41,14 +42,14 @@ from targets.devices.base import Timing
 
 EVALUATIONS = 40  # int8 models that may be judged to hold a floor
 RANKED = 16  # samples that layers are ranked by: noise powers need few
-CLOSEST = 32  # samples that observers are chosen on
+HELD = 64  # samples that observers are compared on, at most half of all
 INTEGER_OPS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
     | {"MatMulInteger", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulNBits"}
 )
 
 
-Method = Literal["static", "dynamic", "f16"]
+Method = Literal["static", "dynamic", "weights", "f16"]
 
 
 @dataclass(frozen=True)
@@ -193,22 +194,42 @@ def _calibrated(job: Job, source: Source) -> Calibrated:
         done = equalize_model(model, lambda: some, job.progress)
         model, path = done.model, path.with_name("equalized.onnx")
         save_model(model, path)
-    with job.progress.bar("calibrate", source.seen.count) as bar:
-        seen = observe(path, source.seen, observer, bar.advance, only=quantizable(model, job.target.scheme))
     chosen = choose_for(model, lambda: some, options, job.progress)
+    wanted = quantizable(model, job.target.scheme)
+    held = _held_out(source.seen) if auto else 0
+    with job.progress.bar("calibrate", source.seen.count) as bar:
+
+        def remembered(calls: Calls) -> Observations:
+            return observe(path, calls, observer, bar.advance, only=wanted)
+
+        seen = remembered(source.seen.part(held, source.seen.count - held))
+        rest = remembered(source.seen.part(0, held)) if held else None
+    ready = Calibrated(model, seen.ranges(), chosen, done)
     if not auto:
-        return Calibrated(model, seen.ranges(), chosen, done)
-    closest = sqnr_of(source.seen.part(0, CLOSEST), source.reference)
+        return ready
+    best = _suited(job, source, ready, (seen, rest))
+    return replace(ready, ranges=best.ranges, tried=best.tried)
+
+
+def _held_out(calls: Calls) -> int:
+    """How many of the samples observers are compared on; none where they are all in one call."""
+    step = calls.batch if calls.fixed else 1
+    return min(HELD, calls.count // 2) // step * step
+
+
+def _suited(job: Job, source: Source, ready: Calibrated, seen: tuple[Observations, Observations | None]) -> Selected:
+    """Choose the observer on samples held out from what it sees first; on those that it sees where none are."""
+    first, rest = seen
+    closest = sqnr_of(source.seen.part(0, (rest or first).samples), source.reference)
     with job.progress.bar("choose an observer", len(RIVALS)) as bar:
 
         def closeness(ranges: Ranges) -> float:
-            placed = Calibrated(model, ranges, chosen, done).placed(job.target.scheme, {})
+            placed = replace(ready, ranges=ranges).placed(job.target.scheme, {})
             bar.advance(note=ranges.observer)
             with opened(placed.model) as run:
                 return closest(run)
 
-        best = select(seen, closeness)
-    return Calibrated(model, best.ranges, chosen, done, best.tried)
+        return select(first, rest, closeness)
 
 
 def _placed(job: Job, ready: Calibrated, exclude: Mapping[str, str]) -> Placement:

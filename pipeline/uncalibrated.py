@@ -1,4 +1,4 @@
-"""The methods of `edgesmith quantize` that need no calibration: int8 with ranges as they come, and float16."""
+"""The methods of `edgesmith quantize` without ranges: int8 as values come, int8 weights alone, and float16."""
 
 import logging
 import time
@@ -9,6 +9,8 @@ import onnx
 from onnx import ModelProto
 
 from calibration.graph import label
+from calibration.placement import compress
+from pipeline.calibrating import choose_for, equalize_model
 from pipeline.errors import UserError
 from pipeline.judging import running
 from pipeline.quantizing import INTEGER_OPS, Job, Made, Source, floor_of
@@ -40,6 +42,26 @@ def dynamic(job: Job, source: Source) -> Made:
     return _judged(job, source, made, skipped, start_s)
 
 
+def weights_only(job: Job, source: Source) -> Made:
+    """Weights in int8 that are dequantized as the model runs in float: a quarter of the size, at the float speed.
+
+    Raises UserError for a model without weights of the kind.
+    """
+    _check_all_or_nothing(job)
+    start_s = time.perf_counter()
+    some = source.seen.part(0, job.settings.weights.samples)
+    model = source.model
+    if job.settings.weights.equalize:
+        model = equalize_model(model, lambda: some, job.progress).model
+    chosen = choose_for(model, lambda: some, job.settings.weights, job.progress)
+    asked = dict.fromkeys(job.settings.exclude, "request")
+    made = compress(model, job.target.scheme, chosen.weights if chosen else None, asked)
+    if not made.quantized:
+        raise UserError(f"{job.model}: has no weights that target {job.target.name()} takes in int8; ship it in float")
+    skipped = {**dict.fromkeys(made.quantized, "its weights alone are int8"), **made.skipped}
+    return _judged(job, source, made.model, skipped, start_s)
+
+
 def half(job: Job, source: Source) -> Made:
     """The model in float16, its inputs and outputs in float32 as before, by onnxruntime's own converter."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -57,13 +79,18 @@ def _asked(job: Job) -> list[str]:
     return list(job.settings.exclude)
 
 
-def _check_static_only(job: Job) -> None:
+def _check_all_or_nothing(job: Job) -> None:
     settings = job.settings
     if settings.max_drop is not None or settings.min_sqnr is not None or settings.sensitivity:
         raise UserError(
             f"--method {settings.method} is all or nothing: floors and --sensitivity go with --method static;"
             " --exclude leaves single nodes in float32"
         )
+
+
+def _check_static_only(job: Job) -> None:
+    settings = job.settings
+    _check_all_or_nothing(job)
     if settings.weights != WeightOptions():
         raise UserError(
             f"--method {settings.method}: the weights are rounded by the converter itself; --scale, --bias, --rounding"

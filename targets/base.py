@@ -131,6 +131,10 @@ class Target(ABC):
                 ) from None
         return found
 
+    def compiled(self, built: Path) -> Optional[Tuple[Kernel, ...]]:
+        """The compute kernels that the compiler wrote down, for where nothing can run; None if it did not."""
+        return None
+
     def runs_here(self) -> Optional[str]:
         """Return None if this machine can run what it builds, else why not, in a few words."""
         return None

@@ -25,7 +25,7 @@ class Coverage:
     int8: Mapping[str, int]  # kind -> ops in int8
     ops: Mapping[str, int]  # kind -> ops in all
     floats: Mapping[str, str]  # op -> why it is not in int8
-    ran: bool  # read from what the runtime compiled; False: as placed, as nothing could run it
+    ran: bool  # read from what the runtime compiled; False: as placed, as nothing says what it compiled
 
     def line(self, most: int = 3) -> str:
         """Say it in one line, naming up to `most` ops for each reason: `51 of 53 Conv in int8; not: …`."""

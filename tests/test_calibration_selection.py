@@ -9,6 +9,7 @@ from calibration_nets import resnet, samples
 
 from calibration.collect import collect, observe
 from calibration.errors import CalibrationError
+from calibration.observations import Observations
 from calibration.observers import make
 from calibration.ranges import Ranges
 from calibration.selection import REMEMBERS, RIVALS, select
@@ -32,23 +33,32 @@ def batches() -> list[dict[str, np.ndarray]]:
     return [{"x": found}]
 
 
-def test_every_rival_gets_the_ranges_of_a_pass_of_its_own(net: Path):
+def halves(net: Path) -> tuple[Observations, Observations]:
+    (whole,) = batches()
+    first, rest = (observe(net, [{"x": whole["x"][part]}], make(REMEMBERS)) for part in (slice(16, None), slice(16)))
+    return first, rest
+
+
+def test_rules_are_judged_without_the_rest_and_the_best_gets_all(net: Path):
+    first, rest = halves(net)
     judged: dict[str, Ranges] = {}
 
     def judge(ranges: Ranges) -> float:
         judged[ranges.observer] = ranges
-        return 0.0
+        return float(ranges.observer == "percentile")
 
-    select(observe(net, batches(), make(REMEMBERS)), judge)
+    found = select(first, rest, judge)
     assert tuple(judged) == RIVALS
     for name, ranges in judged.items():
-        assert ranges.tensors == collect(net, batches(), make(name)).tensors
+        assert ranges.tensors == collect(net, [{"x": batches()[0]["x"][16:]}], make(name)).tensors
+    assert found.ranges.tensors == collect(net, batches(), make("percentile")).tensors
+    assert found.ranges.samples == 64
 
 
 @pytest.mark.parametrize("best", RIVALS)
 def test_the_best_is_taken(net: Path, best: str):
-    found = select(observe(net, batches(), make(REMEMBERS)), lambda ranges: float(ranges.observer == best))
-    assert found.ranges.observer == best
+    found = select(halves(net)[0], None, lambda ranges: float(ranges.observer == best))
+    assert (found.ranges.observer, found.ranges.samples) == (best, 48)
     assert found.tried == {name: float(name == best) for name in RIVALS}
 
 
@@ -71,7 +81,7 @@ def test_quantize_says_what_it_chose_and_comes_out_as_that_observer(net: Path, t
     tried = auto.observer["tried"]
     assert auto.observer["name"] == max(tried, key=tried.get)
     named = made(tmp_path, auto.observer["name"])
-    assert auto.outputs == named.outputs
+    assert (auto.outputs, auto.samples) == (named.outputs, 32)
 
 
 def test_options_need_an_observer(net: Path, tmp_path: Path):

@@ -107,6 +107,19 @@ def test_sensitivity_is_measured_and_drawn(folder: Path) -> None:
     assert "Conv_stem" in (folder / "net_int8.sensitivity.svg").read_text()
 
 
+@pytest.mark.parametrize("target", ["cpu", "mobile"])
+def test_weights_alone(folder: Path, target: str) -> None:
+    common = ("net.onnx", "--data", "data.npz", "--target", target, "--method", "weights", "--exclude", "Conv_stem")
+    report = quantized(folder, *common, "--out", "small.onnx")
+    assert set(report["float"]["kernels"]) == set(report["int8"]["kernels"]) == {"f32"}
+    assert report["outputs"]["y"]["sqnr_db"] > 30
+    assert report["int8"]["onnx_bytes"] < 0.5 * report["float"]["onnx_bytes"]
+    assert report["kept_float"]["Conv_stem"] == "left in float by request"
+    made = onnx.load(folder / "small.onnx")
+    assert "QuantizeLinear" not in {node.op_type for node in made.graph.node}
+    assert ort.InferenceSession(made.SerializeToString()).get_inputs()[0].name == "x"
+
+
 def test_float16(folder: Path) -> None:
     report = quantized(
         folder, "net.onnx", "--data", "data.npz", "--method", "f16", "--exclude", "Conv_stem", "--out", "half.onnx"

@@ -312,6 +312,18 @@ def test_engines_are_built_for_each_capability_without_a_gpu(tmp_path: Path) -> 
 
 @rtx
 @no_gpu
+@pytest.mark.parametrize(("quantized", "precision"), [(True, "i8"), (False, "f32")])
+def test_the_builder_says_what_each_convolution_became(quantized: bool, precision: str, tmp_path: Path) -> None:
+    out = folder(tmp_path / "out")
+    Gpu(capabilities=("8.6",)).build(model(tmp_path / "m.onnx", quantized=quantized), out)
+    found = Gpu().compiled(out)
+    assert found is not None
+    assert [kernel.precision for kernel in found] == [precision] * 3  # two convolutions and a matrix product
+    assert all(kernel.names for kernel in found)
+
+
+@rtx
+@no_gpu
 def test_a_dynamic_batch_builds(tmp_path: Path) -> None:
     out = folder(tmp_path / "out")
     Gpu(capabilities=("8.6",)).build(model(tmp_path / "m.onnx", batch="n"), out)
@@ -338,6 +350,23 @@ def test_without_tensorrt_both_ways_to_get_it_are_named(tmp_path: Path) -> None:
         with pytest.raises(TargetError, match=r"\[rtx\].*\[tensorrt\]"):
             attempt()
     assert Jetson().versions() == {}
+
+
+def test_layers_are_read_from_what_the_builder_of_tensorrt_rtx_logs() -> None:
+    # lines of TensorRT for RTX 1.7, shortened within the braces
+    said = (
+        "Layers:\n"
+        "Name: __myl_MulMinMaxRounCast_myl0_0, LayerType: kgen, Inputs: [ { Name: x, Dimensions: [1,3,8,8],"
+        " Datatype: Float }], Outputs: [ { Name: y, Datatype: Int8 }], StreamId: 0, Metadata: [ONNX Layer: q]\n"
+        "Name: node_Conv_877_myl0_1, LayerType: correlation, Inputs: [ { Name: y, Dimensions: [1,4,8,8], Datatype:"
+        " Int8 }], Constants: [ { Name: w, Datatype: Float }], Outputs: [ { Name: z, Datatype: Float }], TacticName: t,"
+        " StreamId: 0, Metadata: [ONNX Layer: node_Conv_877][ONNX Layer: x_DequantizeLinear]\n"
+        "\nI/O Tensors:\n Name: x, IOMode: Input, DataType: Float"
+    )
+    (only,) = _tensorrt.kernels(_tensorrt.logged(said))
+    assert (only.kind, only.precision) == ("correlation", "i8")
+    assert only.names == ("node_Conv_877", "x_DequantizeLinear")
+    assert _tensorrt.logged("") == {"Layers": []}
 
 
 def test_layer_information_is_counted_by_input_type() -> None:

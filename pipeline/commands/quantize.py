@@ -62,10 +62,11 @@ def _numbers(_: click.Context, __: click.Parameter, value: str) -> tuple[float, 
 @click.option("--sensitivity", is_flag=True, help="Measure and draw what each layer's int8 costs.")
 @click.option(
     "--method",
-    type=click.Choice(("static", "dynamic", "f16")),
+    type=click.Choice(("static", "dynamic", "weights", "f16")),
     default="static",
     show_default=True,
-    help="dynamic: ranges as they come, for MatMul, Gemm and LSTM on onnxruntime; f16: float16, no int8.",
+    help="dynamic: ranges as they come, for MatMul, Gemm and LSTM on onnxruntime; weights: int8 weights alone, a"
+    " smaller file at the float speed; f16: float16, no int8.",
 )
 @click.option(
     "--placement",

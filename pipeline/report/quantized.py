@@ -11,7 +11,7 @@ from pipeline.report import placed, table
 from pipeline.report.schema import Coverage, Interval, Latency, MeasuredPlacement, Verdict
 from pipeline.report.terminal import STYLES
 
-METHODS = {"static": "int8", "dynamic": "dynamic int8", "f16": "float16"}
+METHODS = {"static": "int8", "dynamic": "dynamic int8", "weights": "int8 weights", "f16": "float16"}
 EXACT_DB = 999.0  # what stands for the SQNR of equal outputs
 
 
@@ -81,7 +81,7 @@ class Quantized(_Model):
     versions: dict[str, str]
     device: dict[str, Any] | None
     proxy: bool
-    method: Annotated[str, Field(description="static, dynamic or f16")]
+    method: Annotated[str, Field(description="static, dynamic, weights or f16")]
     observer: Annotated[
         dict[str, Any] | None, Field(description="its name and options; of several tried, what each came to in dB")
     ]

@@ -24,7 +24,12 @@ MODULES = {
 }
 RTX = ("tensorrt_rtx", "tensorrt_rtx_bindings")
 ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
-KERNEL = re.compile(r"conv|gemm|matmul|matrixmultiply|fully", re.IGNORECASE)
+KERNEL = re.compile(r"conv|correlation|gemm|matmul|matrixmultiply|fully", re.IGNORECASE)
+LOGGED = "Layers:"  # what the builder's account of an engine begins with
+LINE = re.compile(
+    r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\](?:, Constants|, Outputs)"
+)
+DATATYPE = re.compile(r"Datatype: (\w+)")
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Messages:
 
     logger: Any
     errors: List[str]
+    layers: List[str]  # the builder's account of each engine, where it gives one
 
     def first(self) -> str:
         """The first error in one line: later ones follow from it."""
@@ -70,19 +76,22 @@ class Messages:
 
 
 def messages(trt: Any) -> Messages:
-    """Make a logger that collects errors in place of printing them."""
+    """Make a logger that collects errors, and what engines are made of, in place of printing all that is said."""
     errors: List[str] = []
+    layers: List[str] = []
 
     def log(_: Any, severity: Any, text: str) -> None:
         if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
             errors.append(text)
+        elif text.startswith(LOGGED):
+            layers.append(text)
 
     def init(self: Any) -> None:
         trt.ILogger.__init__(self)
 
     # Made at run time: the base class is in a module that may not be installed.
     logger = type("Logger", (trt.ILogger,), {"__init__": init, "log": log})
-    return Messages(logger(), errors)
+    return Messages(logger(), errors, layers)
 
 
 def parse(trt: Any, builder: Any, log: Messages, onnx: Path) -> Tuple[Any, Any]:
@@ -118,6 +127,21 @@ def check(onnx: Path) -> str:
 def layers(trt: Any, engine: Any) -> str:
     """Return the engine inspector's JSON: every layer, with its formats and types."""
     return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def logged(text: str) -> Dict[str, Any]:
+    """What the builder's log says an engine is made of, in the form of the inspector's JSON.
+
+    TensorRT for RTX builds where nothing can load the engine, so that its inspector cannot be asked.
+    """
+    found = []
+    for line in text.splitlines():
+        said = LINE.match(line)
+        if said:
+            inputs = [{"Datatype": kind} for kind in DATATYPE.findall(said["inputs"])]
+            metadata = line.partition("Metadata: ")[2]
+            found.append({"Name": said["name"], "LayerType": said["kind"], "Inputs": inputs, "Metadata": metadata})
+    return {"Layers": found}
 
 
 def kernels(information: Mapping[str, Any]) -> Tuple[Kernel, ...]:

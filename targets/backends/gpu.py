@@ -33,6 +33,7 @@ TENSORRT_INT8 = Int8Scheme(
     min_gemm=16,  # int8 tensor cores take 16 at a time; ModelOpt skips smaller GEMMs too
 )
 MANIFEST = "engines.json"
+LAYERS = "layers.json"
 
 
 @dataclass(frozen=True)
@@ -66,18 +67,26 @@ class Gpu(Target):
         return found
 
     def build(self, onnx: Path, out: Path) -> None:
-        """Write model.smXX.engine per capability, engines.json, and layers.json where a GPU can load one."""
+        """Write model.smXX.engine per capability, engines.json, and layers.json, of what the first is made of.
+
+        The layers are read from the engine where a GPU can load it, elsewhere from what the builder said of it.
+        """
         api = _tensorrt.find(*_wanted())
         if api is None:
             raise _missing()
         capabilities = self.capabilities if api.rtx else (_cuda.gpus()[0].capability,)
         engines = {c: f"model.sm{c.replace('.', '')}.engine" for c in capabilities}
+        said = []
         for capability, name in engines.items():
-            (out / name).write_bytes(self._engine(api, onnx, capability))
+            engine, layers = self._engine(api, onnx, capability)
+            (out / name).write_bytes(engine)
+            said.append(layers)
         manifest = {"runtime": api.name, "version": api.version, "engines": engines}
         (out / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
         if self.runs_here() is None:
             _write_layers(api, out, engines)
+        elif said[0]["Layers"]:
+            (out / LAYERS).write_text(json.dumps(said[0], indent=1) + "\n")
 
     @contextmanager
     def open(self, built: Path) -> Iterator[Runner]:
@@ -110,6 +119,11 @@ class Gpu(Target):
         first = next((c for c in self.capabilities if c in manifest["engines"]), None)
         return (built / manifest["engines"][first or next(iter(manifest["engines"]))],)
 
+    def compiled(self, built: Path) -> Optional[Tuple[Kernel, ...]]:
+        """The compute layers of layers.json."""
+        path = built / LAYERS
+        return _tensorrt.kernels(json.loads(path.read_text())) if path.exists() else None
+
     def runs_here(self) -> Optional[str]:
         """Return "no device" on a machine without an NVIDIA GPU, or without one that the engines are for."""
         gpus = _cuda.gpus()
@@ -124,7 +138,8 @@ class Gpu(Target):
         """Whether `device` has an NVIDIA GPU."""
         return device.accelerator.startswith("NVIDIA")
 
-    def _engine(self, api: _tensorrt.Api, onnx: Path, capability: str) -> bytes:
+    def _engine(self, api: _tensorrt.Api, onnx: Path, capability: str) -> Tuple[bytes, Dict[str, Any]]:
+        """The engine, and what the builder said that it is made of."""
         trt = api.module
         log = _tensorrt.messages(trt)
         builder = trt.Builder(log.logger)
@@ -140,7 +155,7 @@ class Gpu(Target):
         del parser
         if engine is None:
             raise TargetError(f"TensorRT cannot build {onnx} for SM {capability}: {log.first()}")
-        return bytes(engine)
+        return bytes(engine), _tensorrt.logged(log.layers[-1] if log.layers else "")
 
     def _add_profile(self, builder: Any, network: Any, config: Any) -> None:
         tensors = [network.get_input(i) for i in range(network.num_inputs)]
@@ -251,4 +266,4 @@ def _write_layers(api: _tensorrt.Api, out: Path, engines: Mapping[str, str]) -> 
     engine = api.module.Runtime(log.logger).deserialize_cuda_engine((out / name).read_bytes())
     if engine is None:
         raise TargetError(f"TensorRT cannot load the engine it built: {log.first()}")
-    (out / "layers.json").write_text(_tensorrt.layers(api.module, engine))
+    (out / LAYERS).write_text(_tensorrt.layers(api.module, engine))
