@@ -12,7 +12,7 @@ MULTIPLE = 8  # of which widths are
 
 
 class InvertedResidual(nn.Module):
-    """1x1 to `expansion` times the channels, 3x3 depthwise, 1x1 back without activation; added up where shapes allow."""
+    """1x1 to `expansion` times the channels, 3x3 depthwise, linear 1x1 back; the input is added where shapes allow."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, expansion: int) -> None:
         super().__init__()
