@@ -1,9 +1,16 @@
+import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
 
+from calibration.collect import collect
+from calibration.observers.percentile import Percentile
+from pipeline.exporting import to_onnx
 from pipeline.models.mobilenet_v2 import InvertedResidual, mobilenet_v2
 from pipeline.pruning import prune
+from pipeline.training.onnx_graph import QuantizedGraph
+from targets.plugins import make
 
 
 def test_rows_are_inverted_residuals_with_linear_ends():
@@ -63,9 +70,34 @@ def test_a_width_that_is_not_positive_is_refused():
         mobilenet_v2(width=0)
 
 
-def test_it_prunes_everywhere():
+@pytest.fixture(scope="module")
+def pruned():
+    return prune(mobilenet_v2(width=0.5), torch.randn(1, 3, 28, 28), ratio=0.6, target="macs", min_width=2)
+
+
+@pytest.fixture(scope="module")
+def exported(pruned, tmp_path_factory):
+    """Its float ONNX file, and samples."""
+    path = tmp_path_factory.mktemp("mobilenet_v2") / "model.onnx"
+    images = np.random.default_rng(0).standard_normal((8, 3, 28, 28)).astype(np.float32)
+    to_onnx(pruned.model.eval(), images, path)
+    return path, images
+
+
+def test_it_prunes_everywhere(pruned):
     """Also where depthwise layers tie channels to their makers, and rows add them up."""
-    result = prune(mobilenet_v2(width=0.5), torch.randn(1, 3, 28, 28), ratio=0.6, target="macs", min_width=2)
-    assert 0.5 < 1 - result.macs_after / result.macs_before < 0.7
-    assert not result.frozen
-    assert result.proof.max_rel_error < 1e-4
+    assert 0.5 < 1 - pruned.macs_after / pruned.macs_before < 0.7
+    assert not pruned.frozen
+    assert pruned.proof.max_rel_error < 1e-4
+
+
+@pytest.mark.parametrize("target", ["cpu", "mobile"])
+def test_pruned_it_trains_in_int8(target, pruned, exported):
+    """A gradient reaches every weight, through depthwise layers, clips at 6 and residual sums."""
+    path, images = exported
+    ranges = collect(path, [{"input": images}], Percentile())
+    graph = QuantizedGraph(onnx.load(path), ranges, make(target, {}).scheme)
+    graph(torch.from_numpy(images)).square().sum().backward()
+    weights = [p for p in graph.parameters() if p.ndim > 1]
+    assert len(weights) == sum(isinstance(m, nn.Conv2d | nn.Linear) for m in pruned.model.modules())
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in weights)
