@@ -225,13 +225,21 @@ class Assessor:
             "placement": MeasuredPlacement.model_validate(told) if told else None,
             "figures": figures,
             "same_as": row.same_as or row.stage,
-            "verdict": Verdict(kind="same", text=f"same files as {row.same_as or row.stage}"),
+            "verdict": verdict_on_the_same(row),
         }
         return row.model_copy(update=changes)
 
     def _device(self, built: Built) -> DeviceInfo:
         fingerprint = built.meter.fingerprint
         return DeviceInfo(name=built.meter.device.name, digest=fingerprint.digest, fingerprint=asdict(fingerprint))
+
+
+def verdict_on_the_same(row: StageReport) -> Verdict:
+    """What to say of files that were measured before: those that were rejected do not ship under another name."""
+    same = f"same files as {row.same_as or row.stage}"
+    if row.verdict.rejected:
+        return row.verdict.model_copy(update={"text": f"{same}: {row.verdict.text}"})
+    return Verdict(kind="same", text=same)
 
 
 def compiled(built: Built) -> tuple[Kernel, ...] | None:

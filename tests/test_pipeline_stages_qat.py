@@ -12,8 +12,10 @@ from conftest import one_line, run_cli, write_project
 from calibration.placement import place
 from calibration.ranges import Ranges
 from pipeline import checkpoint, recipe
+from pipeline.assess import verdict_on_the_same
 from pipeline.errors import UserError
 from pipeline.progress import SILENT
+from pipeline.report.schema import StageReport, Verdict
 from pipeline.store import Artifact
 from targets.plugins import make
 
@@ -27,6 +29,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("project")
     path = write_project(folder)
     model = (folder / "my_model.py").read_text()  # with a pool that leaves where the square is, it can be learned
+    model = model.replace("    return nn.Seq", "    torch.manual_seed(0)\n    return nn.Seq")
     model = model.replace("AdaptiveAvgPool2d(1)", "AdaptiveAvgPool2d(3)").replace("Linear(width", "Linear(9 * width")
     (folder / "my_model.py").write_text(model)
     # a percentile this low clips so much that int8 fails: there is something to train back
@@ -88,6 +91,36 @@ def test_trained_again_it_gives_the_same_bytes_and_a_teacher_changes_them(
     assert (one / "ranges.json").read_bytes() == (other / "ranges.json").read_bytes()
     alone = run(calibrated, tmp_path / "alone", "epochs=1", "distill=null")
     assert (one / "model.onnx").read_bytes() != (alone / "model.onnx").read_bytes()
+
+
+def test_where_training_makes_it_worse_it_stays_as_calibrated(calibrated: tuple[Path, Path], tmp_path: Path) -> None:
+    path, folder = calibrated
+    # a decay that leaves nothing of the weights, under ranges that stay
+    options = ("calibrate.options.percentile=100", "qat.lr=0.5", "qat.weight_decay=1.9", "qat.ranges=false")
+    loaded = recipe.load(path, [f"stages.{option}" for option in options])
+    (tmp_path / "calibrate").mkdir()
+    before = Artifact(folder / "finetune", "")
+    loaded.stage("calibrate", shared_of(loaded)).run({"previous": before}, tmp_path / "calibrate", SILENT)
+    stage = loaded.stage("qat", shared_of(loaded))
+    (tmp_path / "qat").mkdir()
+    inputs = {"calibrate": Artifact(tmp_path / "calibrate", ""), "source": Artifact(folder / "source", "")}
+    stage.run(inputs, tmp_path / "qat", SILENT)
+    for name in ("model.onnx", "ranges.json", "int8.safetensors"):
+        assert (tmp_path / "qat" / name).read_bytes() == (tmp_path / "calibrate" / name).read_bytes()
+    info = checkpoint.Info.load(tmp_path / "qat")
+    assert info is not None
+    assert info.figures["best_epoch"] == 0
+    assert info.figures["validation_top1"] == info.figures["calibrated_top1"] > 0.5
+
+
+def test_what_was_rejected_is_rejected_under_another_stages_name_too() -> None:
+    bad = Verdict(kind="inaccurate", text="validation accuracy -3 points, more than 1", rejected=True)
+    found = verdict_on_the_same(StageReport.model_construct(stage="calibrate", same_as=None, verdict=bad))
+    assert found.rejected
+    assert found.text == "same files as calibrate: validation accuracy -3 points, more than 1"
+    good = Verdict(kind="pays", text="2.00× faster than finetune")
+    found = verdict_on_the_same(StageReport.model_construct(stage="export", same_as="calibrate", verdict=good))
+    assert (found.kind, found.text, found.rejected) == ("same", "same files as calibrate", False)
 
 
 def test_it_comes_after_calibrate(calibrated: tuple[Path, Path]) -> None:

@@ -34,7 +34,7 @@ class Qat(Training, Stage):
     model: ModelSpec
     data: DataSpec
     scheme: Mapping[str, Any]  # the fields of the target's Int8Scheme
-    epochs: Annotated[int, Field(ge=0, description="passes; the one best on validation is kept")] = 3
+    epochs: Annotated[int, Field(ge=0, description="passes; what is best on validation is kept")] = 3
     lr: Annotated[float, Field(gt=0, allow_inf_nan=False, description="learning rate at its peak")] = 0.005
     warmup: Annotated[float, Field(ge=0, allow_inf_nan=False, description="epochs of rising rate")] = 0.25
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False, description="of every parameter")] = 0.0
@@ -54,11 +54,15 @@ class Qat(Training, Stage):
         return unready(options["devices"]) or None
 
     def run(self, inputs: Mapping[str, Artifact], out: Path, progress: Progress) -> None:
-        """Write the trained float model and its ranges. Interrupted, the next run goes on after the last epoch."""
+        """Write the trained float model and its ranges; what was calibrated, where no epoch came up to that.
+
+        Interrupted, the next run goes on after the last epoch.
+        """
         import onnx
 
         from calibration.weights import FILE
         from pipeline import checkpoint, lowering
+        from pipeline.training.evaluate import evaluate
         from pipeline.training.loop import fit
 
         before = inputs[CALIBRATE].path
@@ -66,15 +70,20 @@ class Qat(Training, Stage):
         graph = self._graph(before)
         config = Training(**{f.name: getattr(self, f.name) for f in fields(Training)})
         data = self.data.load()
+        start = evaluate(graph, data.validation)
         history = fit(graph, data, config, out / "epochs", progress, self._objective(config, graph, inputs))
-        model, ranges = graph.trained()
+        figures = {"calibrated_top1": start.top1, **history.figures()}
         checkpoint.carry(before, out)
-        (out / FILE).unlink(missing_ok=True)  # chosen for the weights as they were
-        onnx.save(model, out / lowering.MODEL)
-        ranges.save(out / lowering.RANGES)
+        if history.epochs and history.epochs[history.best].validation.top1 < start.top1:
+            figures |= {"best_epoch": 0, "validation_top1": start.top1}
+        else:
+            model, ranges = graph.trained()
+            (out / FILE).unlink(missing_ok=True)  # chosen for the weights as they were
+            onnx.save(model, out / lowering.MODEL)
+            ranges.save(out / lowering.RANGES)
         info = checkpoint.Info.load(before)
         if info is not None:
-            checkpoint.Info(info.params, info.macs, history.figures()).save(out)
+            checkpoint.Info(info.params, info.macs, figures).save(out)
         finished = (out / "epochs").rename(out / "finished")  # in one step: half of it would not resume
         shutil.rmtree(finished)
 
