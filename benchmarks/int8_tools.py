@@ -17,6 +17,7 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.calibration_cost_piece import peak_mb
 from benchmarks.int8_models import MODELS, Feeds
 
 Make = Callable[[str, Path, Path, Path], None]  # runtime, float file, folder of calls, folder of the result
@@ -115,13 +116,6 @@ TOOLS: dict[str, Callable[[], Make]] = {
     "nncf": lambda: nncf("performance"),
     "nncf-mixed": lambda: nncf("mixed"),
 }
-
-
-def peak_mb() -> float:
-    """Most memory that this process held; `ru_maxrss` would tell the parent's where that is more."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) / 1024
 
 
 def main() -> None:
