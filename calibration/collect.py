@@ -1,6 +1,7 @@
 """Watches the activations of a float ONNX model over calibration data, and chooses their ranges."""
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -16,6 +17,14 @@ from calibration.running import Feeds, not_finite, open_model, run_batches
 from calibration.scheme import Scheme
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One pass over data, or over a part of it."""
+
+    threads: int = 0  # 0 for one per core
+    first: int = 0  # what errors call the first sample
+
+
 def collect(
     onnx_path: Path,
     batches: Iterable[Feeds],
@@ -26,9 +35,9 @@ def collect(
 ) -> Ranges:
     """Return the ranges that `observer` chooses for the float32 activations of the model.
 
-    As `observe`, whose parameters these are.
+    As `observe`, whose parameters these are, on `threads` threads, 0 for one per core.
     """
-    return observe(onnx_path, batches, observer, on_batch, threads, only).ranges()
+    return observe(onnx_path, batches, observer, on_batch, Pass(threads), only).ranges()
 
 
 def observe(
@@ -36,7 +45,7 @@ def observe(
     batches: Iterable[Feeds],
     observer: Observer[Any],
     on_batch: Callable[[int], object] | None = None,
-    threads: int = 0,
+    how: Pass = Pass(),
     only: Collection[str] | None = None,
 ) -> Observations:
     """Return what `observer` remembers of every float32 activation of the model, or of those that `only` names.
@@ -44,12 +53,12 @@ def observe(
     `batches` maps input names to arrays with samples along axis 0. A model with a static batch gets them in
     slices of its own size. Nothing is kept of a batch but what the observer remembers; a few slices are in
     flight at once, so that memory is theirs whatever the number of samples. `on_batch(n)` is called as each
-    batch is taken on, with its number of samples; `threads` are used, 0 for one per core.
+    batch is taken on, with its number of samples.
 
     Raises CalibrationError for inputs that do not fit, NaN or infinity in data or activations, or no data.
     """
     key = digest(load_model(onnx_path))
-    opened = open_model(onnx_path, only, threads, in_order=observer.ordered)
+    opened = open_model(onnx_path, only, how.threads, in_order=observer.ordered)
     seen = {name: observer.start() for name in opened.names}
     locks = {name: Lock() for name in seen}
 
@@ -59,7 +68,7 @@ def observe(
                 with locks[name]:
                     seen[name].update(array)
             except NonFiniteError:
-                raise not_finite(name, array, first, n) from None
+                raise not_finite(name, array, how.first + first, n) from None
 
     samples = run_batches(opened, batches, show, on_batch)
     return Observations(seen, samples, observer, key)

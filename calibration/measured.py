@@ -122,6 +122,7 @@ class _Search:
     trail: list[Trial] = field(default_factory=list)
     known: dict[Floats, float] = field(default_factory=dict)
     visited: set[Floats] = field(default_factory=set)
+    refused: set[tuple[Floats, Floats]] = field(default_factory=set)  # that a second look found no faster
     limited: bool = False
 
     def __post_init__(self) -> None:
@@ -177,7 +178,7 @@ class _Search:
         for trial in promising:
             # the change as such, on what has been kept meanwhile
             floats = (state | (trial.floats - start)) - (start - trial.floats)
-            if floats in self.visited or not self._more():
+            if floats in self.visited or (floats, state) in self.refused or not self._more():
                 continue
             if not self._reaches(floats):
                 said = (trial.ratio, False, "below the accuracy floor")
@@ -186,6 +187,8 @@ class _Search:
             if self._tried(_Change(trial.change, floats), state, 1, least=self.rules.gain).kept:
                 state = floats
                 self.visited.add(state)
+            else:
+                self.refused.add((floats, state))
         return state
 
     def _changes(self, state: Floats) -> Iterator[_Change]:

@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from calibration import observers
 from calibration.choosing import Chosen
-from calibration.collect import observe, quantizable
+from calibration.collect import Pass, observe, quantizable
 from calibration.equalize import Equalized
 from calibration.graph import load_model
 from calibration.kernels import layers
@@ -194,16 +194,17 @@ def _calibrated(job: Job, source: Source) -> Calibrated:
         done = equalize_model(model, lambda: some, job.progress)
         model, path = done.model, path.with_name("equalized.onnx")
         save_model(model, path)
-    chosen = choose_for(model, lambda: some, options, job.progress)
     wanted = quantizable(model, job.target.scheme)
     held = _held_out(source.seen) if auto else 0
     with job.progress.bar("calibrate", source.seen.count) as bar:
 
-        def remembered(calls: Calls) -> Observations:
-            return observe(path, calls, observer, bar.advance, only=wanted)
+        def remembered(start: int, count: int) -> Observations:
+            calls = source.seen.part(start, count)
+            return observe(path, calls, observer, bar.advance, how=Pass(first=start), only=wanted)
 
-        seen = remembered(source.seen.part(held, source.seen.count - held))
-        rest = remembered(source.seen.part(0, held)) if held else None
+        rest = remembered(0, held) if held else None
+        seen = remembered(held, source.seen.count - held)
+    chosen = choose_for(model, lambda: some, options, job.progress)
     ready = Calibrated(model, seen.ranges(), chosen, done)
     if not auto:
         return ready

@@ -111,7 +111,8 @@ def test_sensitivity_is_measured_and_drawn(folder: Path) -> None:
 def test_weights_alone(folder: Path, target: str) -> None:
     common = ("net.onnx", "--data", "data.npz", "--target", target, "--method", "weights", "--exclude", "Conv_stem")
     report = quantized(folder, *common, "--out", "small.onnx")
-    assert set(report["float"]["kernels"]) == set(report["int8"]["kernels"]) == {"f32"}
+    # OpenVINO quantizes what a matrix product with int8 weights reads, as it comes
+    assert report["int8"]["kernels"] == ({"f32": 6, "i8": 1} if target == "cpu" else {"f32": 7})
     assert report["outputs"]["y"]["sqnr_db"] > 30
     assert report["int8"]["onnx_bytes"] < 0.5 * report["float"]["onnx_bytes"]
     assert report["kept_float"]["Conv_stem"] == "left in float by request"
