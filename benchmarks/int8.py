@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, console: Console) -> Results:
                 folder = FILES / model / f"{runtime}-{tool}"
                 folder.mkdir(parents=True, exist_ok=True)
                 key = f"make {model} {runtime} {tool}"
-                if key not in done or ("failed" not in done[key] and _made(model, runtime, tool) is None):
+                if key not in done or _made(model, runtime, tool) is None:
                     keep(key, _ran("int8_tools.py", tool, runtime, model, str(args.samples), str(folder)))
                     done.pop(f"race {model} {runtime}", None)
             files = {tool: _made(model, runtime, tool) for tool in args.tools}

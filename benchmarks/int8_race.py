@@ -20,7 +20,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.int8_models import MODELS, Array, Feeds
+from calibration.runs import Comparison
 from targets.backends._fake_quantize import fold_pairs
+from targets.backends.cpu import load_openvino
 
 Run = Callable[[Feeds], Mapping[str, Array]]
 BLOCK_S = 0.05  # of calls of one model, before the next has its turn
@@ -28,9 +30,7 @@ BLOCK_S = 0.05  # of calls of one model, before the next has its turn
 
 def openvino(path: Path) -> Run:
     """The model on OpenVINO: one thread, one stream, float layers in f32."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # it reports over the network
-    import openvino as ov
-
+    ov = load_openvino()
     config = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
     config["INFERENCE_PRECISION_HINT"] = "f32"
     model = ov.Core().read_model(path)
@@ -63,42 +63,35 @@ RUNTIMES = {"openvino": openvino, "onnxruntime": onnxruntime}
 
 
 def fidelity(name: str, runs: Mapping[str, Run], judged: int) -> dict[str, dict[str, Any]]:
-    """SQNR of each output in dB, agreement of the highest class, and the task's figure, per model.
+    """SQNR of each output in dB, None if exact; agreement of the highest class and the task's figure; per model.
 
     The reference is the float file on onnxruntime, whatever runs here.
     """
     model = MODELS[name]
     whole = onnxruntime(model.path(name))
-    sums: dict[str, dict[str, list[float]]] = {key: {} for key in runs}
+    compared = {key: Comparison() for key in runs}
     right: dict[str, list[float]] = {key: [] for key in runs}
-    same: dict[str, list[float]] = {key: [] for key in runs}
     for sample in model.samples("judge", judged):
         exact = whole(sample.feeds)
         for key, run in runs.items():
             given = run(sample.feeds)
-            for output, wanted in exact.items():
-                found = sums[key].setdefault(output, [0.0, 0.0])
-                found[0] += float(np.square(wanted, dtype=np.float64).sum())
-                found[1] += float(np.square(wanted - given[output], dtype=np.float64).sum())
-            first = next(iter(exact))
-            if exact[first].ndim < 4 and exact[first].shape[-1] > 1:  # scores of classes
-                same[key].append(float((exact[first].argmax(-1) == given[first].argmax(-1)).mean()))
+            compared[key].add(exact, given, 1)
             if model.task is not None:
                 right[key].append(model.task.right(given, sample.truth))
+    found = {key: comparison.result() for key, comparison in compared.items()}
     return {
         key: {
-            "sqnr_db": {output: _decibels(signal, noise) for output, (signal, noise) in sums[key].items()},
-            "agreement": statistics.fmean(same[key]) if same[key] else None,
+            "sqnr_db": {output: _told(db) for output, db in found[key].sqnr_db().items()},
+            "agreement": next(iter(found[key].agreement.values()), None),
             "task": statistics.fmean(right[key]) if right[key] else None,
         }
         for key in runs
     }
 
 
-def _decibels(signal: float, noise: float) -> float | None:
-    if not math.isfinite(noise):
-        return -math.inf
-    return None if noise == 0 else 10 * math.log10(signal / noise)
+def _told(db: float) -> float | None:
+    """None for exact; the least there is for outputs that are no numbers."""
+    return None if db == math.inf else -math.inf if math.isnan(db) else db
 
 
 def race(runs: Mapping[str, Run], feeds: Feeds, rounds: int) -> dict[str, list[float]]:

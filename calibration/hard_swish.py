@@ -12,10 +12,12 @@ OPSET = 14  # the first that has HardSwish
 
 
 def hard_swishes(model: ModelProto) -> int:
-    """Return how many `x * clip(x + 3, 0, 6) / 6` there are, multiplied or divided first."""
-    lifted = copy_with_constants_lifted(model).graph
-    found = index(lifted)
-    return sum(_parts(node, found) is not None for node in lifted.node)
+    """Return how many `x * clip(x + 3, 0, 6) / 6` there are, multiplied or divided first.
+
+    Of a model whose constants are initializers, as `prepare` makes them.
+    """
+    found = index(model.graph)
+    return sum(_parts(node, found) is not None for node in model.graph.node)
 
 
 def join_hard_swishes(model: ModelProto) -> ModelProto:

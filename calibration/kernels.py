@@ -24,6 +24,11 @@ class Layer:
         """The op that the layer is called by."""
         return self.ops[0]
 
+    @property
+    def work(self) -> int:
+        """Its multiply-accumulates; 1 where they are none, or unknown."""
+        return max(self.macs, 1)
+
 
 @dataclass(frozen=True)
 class WeightedOp:

@@ -35,8 +35,7 @@ def fastest(
 ) -> MeasuredPlacement:
     """Time placements on the device; return what was found. `asked` are ops in float in any case, and by whom."""
     place = where(job)
-    weights = ready.chosen.weights if ready.chosen else None
-    network = Network(ready.model, ready.ranges, weights, asked)
+    network = Network(ready.model, ready.ranges, ready.weights, asked)
     spot = Spot(job.target, place.device, place.fingerprint.digest, race_timing(job.timing))
     store, calls = Store(job.settings.store.resolve()), source.seen.part(0, RANKED)
     with bench(network, spot, store, next(iter(source.judged))) as timed:

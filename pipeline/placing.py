@@ -7,7 +7,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from calibration.kernels import Layer
 from calibration.measured import ALL_INT8, Floats, Found, Judge, Ratio, Recover, Rules, Trial, measured
 from calibration.mixed import Candidate, mixed
 from calibration.parts import Part, parts
@@ -156,17 +155,13 @@ def layer_costs(cut: Sequence[Part], costs: Mapping[str, Ratio]) -> dict[str, fl
     that was not timed costs what its work does elsewhere on average.
     """
     runs = [part for part in cut if part.layers]
-    work = {part.name: sum(map(_work, part.layers)) for part in runs}
+    work = {part.name: sum(layer.work for layer in part.layers) for part in runs}
     lost = {part.name: max(costs[part.name].value - 1, 0.0) for part in runs if part.name in costs}
     timed = sum(work[name] for name in lost)
     usual = sum(lost.values()) / timed if timed else 1.0
     whole = sum(work.values())
     return {
-        layer.name: _work(layer) * (lost.get(part.name, usual * work[part.name]) / work[part.name] + AT_LEAST / whole)
+        layer.name: layer.work * (lost.get(part.name, usual * work[part.name]) / work[part.name] + AT_LEAST / whole)
         for part in runs
         for layer in part.layers
     }
-
-
-def _work(layer: Layer) -> int:
-    return max(layer.macs, 1)

@@ -19,7 +19,7 @@ from pipeline.exporting import describe
 from pipeline.fastest import where
 from pipeline.judging import running
 from pipeline.measure import in_float32, ratio_of
-from pipeline.quantizing import Calibrated, Job, Made, Method, Source, source_of, static
+from pipeline.quantizing import Calibrated, Job, Made, Method, Source, Weighted, source_of, static
 from pipeline.report.layer_noise import picture
 from pipeline.report.quantized import Accuracy, Output, Quantized, Side, Weights
 from pipeline.report.schema import Coverage, Interval, MeasuredPlacement, Verdict
@@ -136,7 +136,7 @@ def _report(job: Job, source: Source, made: Made, judged: tuple[Fidelity, Raced]
     ratio = None if ran is None else ratio_of(ran["int8"], ran["float"], job.timing.seed)
     verdict = _verdict(job, raced, ratio, made.placement)
     settings, target = job.settings, job.target
-    ranges = made.calibrated.ranges if made.calibrated else None
+    ranges = made.made_of.ranges if isinstance(made.made_of, Calibrated) else None
     sides = {name: _side(raced, name, path) for name, path in (("float", source.path), ("int8", None))}
     return Quantized(
         model=job.model.name,
@@ -146,7 +146,7 @@ def _report(job: Job, source: Source, made: Made, judged: tuple[Fidelity, Raced]
         device=asdict(there.fingerprint) if there is not None and ran is not None else None,
         proxy=there is not None and there.proxy,
         method=settings.method,
-        observer=_observer(made.calibrated),
+        observer=_observer(made.made_of),
         samples=ranges.samples if ranges else 0,
         weights=_weights(job, source, made),
         evaluated_samples=fidelity.samples,
@@ -167,8 +167,8 @@ def _report(job: Job, source: Source, made: Made, judged: tuple[Fidelity, Raced]
     )
 
 
-def _observer(found: Calibrated | None) -> dict[str, Any] | None:
-    if found is None:
+def _observer(found: Weighted | None) -> dict[str, Any] | None:
+    if not isinstance(found, Calibrated):
         return None
     tried = {"tried": {name: round(db, 2) for name, db in found.tried.items()}} if found.tried else {}
     return {"name": found.ranges.observer, **found.ranges.options, **tried}
@@ -176,7 +176,7 @@ def _observer(found: Calibrated | None) -> dict[str, Any] | None:
 
 def _weights(job: Job, source: Source, made: Made) -> Weights | None:
     """How the int8 weights were chosen."""
-    ready, options = made.calibrated, job.settings.weights
+    ready, options = made.made_of, job.settings.weights
     if ready is None:
         return None
     moved = ready.equalized

@@ -26,6 +26,7 @@ from calibration.saving import save_model
 from calibration.scheme import Scheme
 from calibration.selection import AUTO, REMEMBERS, RIVALS, Selected, select
 from calibration.sensitivity import Sensitivity, sensitivity
+from calibration.weights import Weights
 from pipeline.calibrating import choose_for, equalize_model
 from pipeline.devices import Place
 from pipeline.errors import UserError
@@ -34,6 +35,7 @@ from pipeline.feeding import Calls, Input, calls_from, inputs_of
 from pipeline.images import Preparation
 from pipeline.judging import Floor, any_batch, metric_of, running, sqnr_of
 from pipeline.naming import check_excluded, name_nodes
+from pipeline.placing import RANKED
 from pipeline.progress import Progress
 from pipeline.report.schema import MeasuredPlacement
 from pipeline.weight_options import WeightOptions
@@ -41,7 +43,6 @@ from targets.base import Target
 from targets.devices.base import Timing
 
 EVALUATIONS = 40  # int8 models that may be judged to hold a floor
-RANKED = 16  # samples that layers are ranked by: noise powers need few
 HELD = 64  # samples that observers are compared on, at most half of all
 INTEGER_OPS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
@@ -106,7 +107,7 @@ class Made:
 
     model: ModelProto
     skipped: Mapping[str, str]
-    calibrated: "Calibrated | None" = None
+    made_of: "Weighted | None" = None  # None where a converter chose the weights
     rounded_anew: Mapping[str, str] = field(default_factory=dict)  # node -> why not with the weights chosen for it
     floor: Floor | None = None
     value: float | None = None  # of the floor's metric
@@ -117,19 +118,29 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """The float model that int8 is made of, what its activations hold, and its int8 weights."""
+class Weighted:
+    """The float model that int8 is made of, and the int8 weights chosen for it."""
 
     model: ModelProto
-    ranges: Ranges
-    chosen: Chosen | None  # None: rounded to nearest as they are
     equalized: Equalized | None
+    chosen: Chosen | None  # None: rounded to nearest as they are
+
+    @property
+    def weights(self) -> Weights | None:
+        """The weights that placing it takes."""
+        return self.chosen.weights if self.chosen else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated(Weighted):
+    """The same, and what its activations hold."""
+
+    ranges: Ranges
     tried: Mapping[str, float] = field(default_factory=dict)  # observer -> dB, where they were tried
 
     def placed(self, scheme: Scheme, exclude: Mapping[str, str]) -> Placement:
         """It in int8, but for the nodes that `exclude` names with by whom."""
-        weights = self.chosen.weights if self.chosen else None
-        return place(self.model, self.ranges, scheme, weights=weights, exclude=exclude)
+        return place(self.model, self.ranges, scheme, weights=self.weights, exclude=exclude)
 
 
 @contextmanager
@@ -181,18 +192,35 @@ def _value(job: Job, source: Source, floor: Floor, placed: Placement) -> float:
         return floor.metric(run)
 
 
+def equalized(job: Job, source: Source) -> tuple[ModelProto, Equalized | None]:
+    """The model to quantize, equalized if that is asked for."""
+    if not job.settings.weights.equalize:
+        return source.model, None
+    done = equalize_model(source.model, lambda: _some(job, source), job.progress)
+    return done.model, done
+
+
+def weights_for(job: Job, source: Source, model: ModelProto) -> Chosen | None:
+    """Its int8 weights; None where they are rounded to nearest as they are."""
+    return choose_for(model, lambda: _some(job, source), job.settings.weights, job.progress)
+
+
+def _some(job: Job, source: Source) -> Calls:
+    """The samples that weights are chosen on."""
+    return source.seen.part(0, job.settings.weights.samples)
+
+
 def _calibrated(job: Job, source: Source) -> Calibrated:
     """Observe the activations, and choose the weights."""
-    settings, options = job.settings, job.settings.weights
+    settings = job.settings
     auto = settings.observer == AUTO
     if auto and settings.options:
         raise UserError(f"--option {next(iter(settings.options))}: of which observer? name it with --observer")
     observer = observers.make(REMEMBERS if auto else settings.observer, **settings.options)
-    some = source.seen.part(0, options.samples)
-    model, path, done = source.model, source.prepared, None
-    if options.equalize:
-        done = equalize_model(model, lambda: some, job.progress)
-        model, path = done.model, path.with_name("equalized.onnx")
+    model, done = equalized(job, source)
+    path = source.prepared
+    if done is not None:
+        path = path.with_name("equalized.onnx")
         save_model(model, path)
     wanted = quantizable(model, job.target.scheme)
     held = _held_out(source.seen) if auto else 0
@@ -204,8 +232,7 @@ def _calibrated(job: Job, source: Source) -> Calibrated:
 
         rest = remembered(0, held) if held else None
         seen = remembered(held, source.seen.count - held)
-    chosen = choose_for(model, lambda: some, options, job.progress)
-    ready = Calibrated(model, seen.ranges(), chosen, done)
+    ready = Calibrated(model, done, weights_for(job, source, model), ranges=seen.ranges())
     if not auto:
         return ready
     best = _suited(job, source, ready, (seen, rest))
@@ -281,7 +308,7 @@ def _held(job: Job, source: Source, floor: Floor, ready: Calibrated, whole: Plac
     if floor.least is None or (made.value is not None and made.value >= floor.least):
         return made
     ranking = _ranking(job, source, ready, asked)
-    candidates = [Candidate(c.layer.name, c.total, float(max(c.layer.macs, 1))) for c in ranking.layers]
+    candidates = [Candidate(c.layer.name, c.total, float(c.layer.work)) for c in ranking.layers]
     with job.progress.bar(f"hold {floor.name}", EVALUATIONS) as bar:
 
         def counted(names: frozenset[str]) -> float:

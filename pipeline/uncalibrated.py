@@ -4,16 +4,16 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import onnx
 from onnx import ModelProto
 
 from calibration.graph import label
 from calibration.placement import compress
-from pipeline.calibrating import choose_for, equalize_model
 from pipeline.errors import UserError
 from pipeline.judging import running
-from pipeline.quantizing import INTEGER_OPS, Job, Made, Source, floor_of
+from pipeline.quantizing import INTEGER_OPS, Job, Made, Source, Weighted, equalized, floor_of, weights_for
 from pipeline.weight_options import WeightOptions
 
 DYNAMIC = ("MatMul", "Gemm", "LSTM")  # ops that onnxruntime quantizes as they run
@@ -49,17 +49,14 @@ def weights_only(job: Job, source: Source) -> Made:
     """
     _check_all_or_nothing(job)
     start_s = time.perf_counter()
-    some = source.seen.part(0, job.settings.weights.samples)
-    model = source.model
-    if job.settings.weights.equalize:
-        model = equalize_model(model, lambda: some, job.progress).model
-    chosen = choose_for(model, lambda: some, job.settings.weights, job.progress)
-    asked = dict.fromkeys(job.settings.exclude, "request")
-    made = compress(model, job.target.scheme, chosen.weights if chosen else None, asked)
+    model, done = equalized(job, source)
+    ready = Weighted(model, done, weights_for(job, source, model))
+    made = compress(model, job.target.scheme, ready.weights, dict.fromkeys(job.settings.exclude, "request"))
     if not made.quantized:
         raise UserError(f"{job.model}: has no weights that target {job.target.name()} takes in int8; ship it in float")
     skipped = {**dict.fromkeys(made.quantized, "its weights alone are int8"), **made.skipped}
-    return _judged(job, source, made.model, skipped, start_s)
+    judged = _judged(job, source, made.model, skipped, start_s)
+    return replace(judged, made_of=ready, rounded_anew=made.nearest)
 
 
 def half(job: Job, source: Source) -> Made:

@@ -116,6 +116,7 @@ def test_weights_alone(folder: Path, target: str) -> None:
     assert report["outputs"]["y"]["sqnr_db"] > 30
     assert report["int8"]["onnx_bytes"] < 0.5 * report["float"]["onnx_bytes"]
     assert report["kept_float"]["Conv_stem"] == "left in float by request"
+    assert (report["weights"]["bias"], report["weights"]["samples"], report["observer"]) == ("empirical", 40, None)
     made = onnx.load(folder / "small.onnx")
     assert "QuantizeLinear" not in {node.op_type for node in made.graph.node}
     assert ort.InferenceSession(made.SerializeToString()).get_inputs()[0].name == "x"

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.initial import draw_weights
+
 # Expansion, channels, blocks, stride of the first: as the paper's table 2, cut down from 224 pixels to 28 or 32.
 ROWS = ((1, 16, 1, 1), (4, 24, 2, 2), (4, 40, 3, 1))
 STEM, HEAD = 16, 160  # channels of the first convolution and of the last
@@ -63,13 +65,7 @@ def mobilenet_v2(width: float = 1.0, in_channels: int = 3, classes: int = 10, se
         raise ValueError(f"width is {width}; give a factor of the channels, 0.5 or 1 say")
     rows = [(expansion, _times(width, channels), count, stride) for expansion, channels, count, stride in ROWS]
     model = MobileNetV2(rows, (_times(width, STEM), _times(width, HEAD)), in_channels, classes)
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu", generator=generator)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.01, generator=generator)
-            nn.init.zeros_(module.bias)
+    draw_weights(model, seed, "fan_in")
     return model
 
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.initial import draw_weights
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; the shortcut is a 1x1 convolution where the shape changes."""
@@ -60,13 +62,7 @@ def resnet(depth: int = 20, width: int = 16, in_channels: int = 3, classes: int 
     if depth < 8 or depth % 6 != 2:
         raise ValueError(f"depth is {depth}; a ResNet of basic blocks has 6n + 2 layers: 8, 14, 20, 32, 44, 56 …")
     model = ResNet((depth - 2) // 6, width, in_channels, classes)
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.01, generator=generator)
-            nn.init.zeros_(module.bias)
+    draw_weights(model, seed, "fan_out")
     return model
 
 

@@ -64,7 +64,7 @@ class Cpu(Target):
 
     def build(self, onnx: Path, out: Path) -> None:
         """Write model.xml and model.bin, and the compiled model with a note of what it was compiled for."""
-        ov = _openvino()
+        ov = load_openvino()
         core = ov.Core()
         try:
             model = core.read_model(onnx)
@@ -82,7 +82,7 @@ class Cpu(Target):
     @contextmanager
     def open(self, built: Path) -> Iterator[Runner]:
         """Load the compiled model where it fits this CPU and OpenVINO, else compile the IR."""
-        ov = _openvino()
+        ov = load_openvino()
         core = ov.Core()
         try:
             compiled = self._imported(core, built) or core.compile_model(built / "model.xml", "CPU", self._config())
@@ -178,7 +178,7 @@ class OpenVinoRunner:
         return inputs, outputs
 
 
-def _openvino() -> Any:
+def load_openvino() -> Any:
     """Import OpenVINO without its telemetry.
 
     By default the import reports over the network from a forked child, which runs beside what is being timed,
