@@ -6,6 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Tuple
 
@@ -56,6 +57,13 @@ class Measurement:
     memory_peak_bytes: int  # peak resident set of the process that ran it
     kernels: Tuple[Kernel, ...]  # as Runner.kernels
     warnings: Tuple[str, ...] = field(default=())
+    rounds: Tuple[int, ...] = ()  # of each launch, in order: how `blocks_ns` is cut into processes; () is one
+
+    @property
+    def launches_ns(self) -> Tuple[Tuple[Tuple[int, ...], ...], ...]:
+        """The blocks of each process."""
+        ends = list(accumulate(self.rounds or (len(self.blocks_ns),)))
+        return tuple(self.blocks_ns[start:end] for start, end in zip([0, *ends], ends))
 
     @property
     def precision(self) -> Dict[str, int]:
