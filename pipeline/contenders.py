@@ -76,9 +76,7 @@ def feeds(a: Contender, b: Contender) -> dict[str, NDArray[Any]]:
     told = [{name: shape for name, (shape, _) in one.inputs.items()} for one in (a, b)]
     if told[0] != told[1]:
         said = [", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in one.items()) for one in told]
-        raise UserError(
-            f"{a.name} takes {said[0]}, {b.name} takes {said[1]}: another job, whose time compares with nothing"
-        )
+        raise UserError(f"{a.name} takes {said[0]}, {b.name} takes {said[1]}: not the same job")
     random = np.random.default_rng(0)
     return {
         name: random.standard_normal(shape).astype(kind) if np.issubdtype(kind, np.floating) else np.zeros(shape, kind)
