@@ -1,8 +1,8 @@
 """How far the timing loop can be trusted: its own overhead, other tools' medians, and its intervals' coverage.
 
-chrt -f 10 taskset -c 1 python benchmarks/timing.py --out timing.json [--rounds 24] [--launches 120]
+chrt -f 10 python benchmarks/timing.py --out timing.json [--rounds 8] [--launches 120]
 
-Pin it to one core, with a real-time priority where the machine is shared. Goes on from what `--out` has by now.
+The real-time priority is for a machine that is shared. Goes on from what `--out` has by now.
 """
 
 import argparse
@@ -27,7 +27,10 @@ from targets.backends.cpu import Cpu
 from targets.backends.mobile import Mobile
 from targets.base import Target
 from targets.devices.local import Local
+from targets.intervals import half_width
+from targets.usage import quietest
 
+CORE = quietest(1)[0]
 TARGETS: Mapping[str, Target] = {"cpu": Cpu(), "mobile": Mobile(platform="amd64")}
 
 
@@ -47,41 +50,25 @@ def overhead(calls: int = 200_000, blocks: int = 15) -> dict[str, float]:
 
 
 def agreement(model: str, target: str, folder: Path, rounds: int) -> dict[str, Any]:
-    """Medians of our loop and of the runtime's own tool, taken in turns."""
+    """Medians of our loop and of the runtime's own tool, from the same tenths of a second, in several processes."""
     built = folder / model / target
     if not built.exists():
         built.mkdir(parents=True)
         Local().build(TARGETS[target], exported(model, folder), built)
     peer = peers.benchmark_app if target == "cpu" else peers.profiler
-    ours, theirs = [], []
-    for number in range(rounds):
-        pair: list[Callable[[], object]] = [
-            lambda: ours.append(peers.ours(TARGETS[target], built)),
-            lambda: theirs.append(peer(built)),
-        ]
-        for step in pair[:: 1 if number % 2 else -1]:
-            step()
-    return {"ours_ns": ours, "theirs_ns": theirs, "peer": peer.__name__}
-
-
-def ratio(one: Mapping[str, Any], q: float, resamples: int = 4000) -> tuple[float, float, float]:
-    """Our q-quantile of the rounds' medians over theirs, with a bootstrap interval over pairs of rounds.
-
-    Tools agree or not whatever the machine does meanwhile: of rounds that a neighbour only ever slows down, the lower
-    quartile is that of the quiet ones.
-    """
-    ours, theirs = (np.array(one[side]) for side in ("ours_ns", "theirs_ns"))
-    drawn = np.random.default_rng(0).integers(len(ours), size=(resamples, len(ours)))
-    ratios = np.quantile(ours[drawn], q, axis=1) / np.quantile(theirs[drawn], q, axis=1)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(np.quantile(ours, q) / np.quantile(theirs, q)), float(low), float(high)
+    pairs = [peer(TARGETS[target], built, CORE) for _ in range(rounds)]
+    ours, theirs = np.array(pairs).T
+    logs = np.log(ours / theirs)
+    middle, half = float(logs.mean()), half_width(logs)
+    ratio = [float(np.exp(x)) for x in (middle, middle - half, middle + half)]
+    return {"ours_ns": ours.tolist(), "theirs_ns": theirs.tolist(), "peer": peer.__name__, "ratio": ratio}
 
 
 def main() -> None:
     """Measure what `--out` does not have yet, and print all of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--launches", type=int, default=120)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     args = parser.parse_args()
@@ -110,13 +97,13 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     console.print(
         f"an empty runner: {cost['reported_ns']:.0f} ns reported, {cost['per_call_ns']:.0f} ns passed per call"
     )
-    table = Table("model, target", "ours ms", "theirs ms", "ratio", "ratio, quiet rounds", "peer")
+    table = Table("model, target", "ours ms", "theirs ms", "ours / theirs", "peer")
     for key, one in found.items():
         if key in ("overhead", "coverage"):
             continue
-        ratios = ["{:.3f} ({:.3f}–{:.3f})".format(*ratio(one, q)) for q in (0.5, 0.25)]
+        ratio = "{:.3f} ({:.3f}–{:.3f})".format(*one["ratio"])
         medians = [f"{np.median(one[side]) / 1e6:.4f}" for side in ("ours_ns", "theirs_ns")]
-        table.add_row(key, *medians, *ratios, one["peer"])
+        table.add_row(key, *medians, ratio, one["peer"])
     console.print(table)
     table = Table("interval of", "launches", "covered", "level it claims")
     for row in found["coverage"]:
