@@ -49,9 +49,7 @@ def covered(laps: Sequence[tuple[Launch, Launch]], launches: int = 8) -> list[di
     for q in QUANTILES:
         truth = quantile_of([a for a, _ in laps], q).value
         found = [quantile_of([laps[i][0] for i in chosen], q) for chosen in drawn]
-        rows.append(
-            _row(f"p{100 * q:g}", launches, [f.low <= truth <= f.high for f in found], [f.level for f in found])
-        )
+        rows.append(_row(f"p{100 * q:g}", launches, truth, found))
     for q in QUANTILES:
         truth = ratio([a for a, _ in laps], [b for _, b in laps], q).value
         found = [ratio([laps[i][0] for i in chosen], [laps[i][1] for i in chosen], q) for chosen in drawn]
