@@ -12,8 +12,6 @@ from targets.devices.base import Measurement, Timing
 from targets.doubts import about, between
 from targets.intervals import quantile_of
 
-SHORTEST_BLOCK_NS = 20_000_000  # below, a block is shorter than the scheduler's own hiccups
-
 
 @dataclass
 class Run:
@@ -121,10 +119,10 @@ class Clock:
     def calls_per_block(self, timing: Timing, medians_ns: Sequence[int]) -> int:
         """Return calls per artifact and round: enough for `timing.samples`, fewer if time would run out.
 
-        Fast models get more than was asked for, so that a block lasts 20 ms on average.
+        Fast models get more than was asked for, so that a block lasts `timing.block_s` on average.
         """
         mean_ns = max(1.0, sum(medians_ns) / len(medians_ns))
-        wanted = max(ceil(timing.samples / timing.rounds), ceil(SHORTEST_BLOCK_NS / mean_ns))
+        wanted = max(ceil(timing.samples / timing.rounds), ceil(timing.block_s * 1e9 / mean_ns))
         left_ns = (self._deadline_s - time.monotonic()) * 1e9
         affordable = int(left_ns / timing.rounds / max(1, sum(medians_ns)))
         return max(1, min(wanted, affordable))

@@ -58,6 +58,7 @@ class Timing:
     precision: float = 0.01  # half the p50's interval, as a share of it: launches are added until it is met; 0: never
     retries: int = 2  # launches that are timed again, in all, where something disturbed them
     layers: bool = False  # take the time of each layer too
+    block_s: float = 0.02  # that a block of a fast model lasts, at least
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
