@@ -12,6 +12,7 @@ from pipeline import options, plugins
 from pipeline.core import PREVIOUS, Policy, Stage
 from pipeline.errors import UserError
 from pipeline.fingerprint import of_file
+from pipeline.gate.tolerances import Gate
 from pipeline.options import Where
 from pipeline.references import DataSpec, ModelSpec, data_spec, factory, weights_file
 from pipeline.tasks.base import Task
@@ -86,6 +87,7 @@ class Sections(_Section):
     task: str = "classification"
     budget: Budget = Budget()
     timing: TimingSection = TimingSection()
+    gate: Gate = Gate()
     stages: Annotated[dict[str, Any], Field(description="stage name to options, in the order they run")]
     targets: Annotated[dict[str, Any], Field(description="target name to options")] = {}
 
