@@ -17,12 +17,11 @@ from pipeline.gate.judge import Timed, judged_latency
 from pipeline.gate.remeasure import BASELINE, RUN, Rival, decided, launches
 from pipeline.gate.tolerances import Gate
 from targets.backends.cpu import Cpu
+from targets.devices.base import Timing
 from targets.devices.local import Local
-from targets.plugins import spec
 
 GATE = Gate(max_s=9.0, launches=8)  # as `edgesmith check` has it, but for the time: a trial takes 15 s at most
 SEQUENTIAL = 200  # calls of each, one after the other, for the peers
-WARM_S = 0.5
 TIMEOUT_S = 60.0
 
 
@@ -82,12 +81,12 @@ def run(trial: Trial, files: Mapping[str, Path]) -> dict[str, Any]:
 
 def sequential(trial: Trial, files: Mapping[str, Path]) -> list[list[int]]:
     """All calls of the baseline, then, in another process, all calls of the other: as scripts do it."""
+    timing = Timing(samples=SEQUENTIAL, rounds=4, launches=1, max_s=2.0, precision=0.0, retries=0)
     found = []
     for name in ("baseline", str(trial.slowdown)):
-        with Local().agent(Cpu()) as agent:
-            agent.call("load", TIMEOUT_S, **spec(Cpu()), built=str(files[name].resolve()), feeds=str(files["feeds"]))
-            agent.call("warm", TIMEOUT_S, limit_s=WARM_S)
-            found.append(list(agent.call("block", TIMEOUT_S, calls=SEQUENTIAL)))
+        one = {"one": (Cpu(), files[name])}
+        measured = Local(timeout_s=TIMEOUT_S).measure(one, files["feeds"], timing)["one"]
+        found.append([ns for block in measured.blocks_ns for ns in block][:SEQUENTIAL])
     return found
 
 

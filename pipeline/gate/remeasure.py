@@ -26,7 +26,7 @@ FIRST = 4  # launches before the first look
 # Short blocks: what slows a moment then slows neighbouring blocks of both, and their ratio stays. On two shared
 # cores, the ratio of medians of as many calls varied by 0.7% in blocks of 5 ms, by 1.4% in blocks of 20 ms.
 BLOCK_S = 0.005
-ROUNDS, CALLS = 40, 5  # pairs of blocks in a launch, and calls of one at least
+ROUNDS, CALLS = 32, 5  # pairs of blocks in a launch, and calls of one at least
 
 
 @dataclass(frozen=True)

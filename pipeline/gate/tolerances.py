@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from pipeline.errors import UserError
 from pipeline.plugins import did_you_mean
@@ -24,7 +24,10 @@ def _percent(given: object) -> object:
     return given
 
 
-Percent = Annotated[float, BeforeValidator(_percent), Field(ge=0, allow_inf_nan=False)]
+SHOWN = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": r"^\s*[0-9.]+\s*%\s*$"}]}
+Percent = Annotated[
+    float, BeforeValidator(_percent), Field(ge=0, allow_inf_nan=False), WithJsonSchema(SHOWN, mode="validation")
+]
 Points = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
