@@ -4,6 +4,7 @@ RECIPE ?= recipes/fashion_resnet20.yaml
 DEVICE ?=
 OUT    ?= artifacts
 SET    ?=
+BASELINE ?= main
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -21,12 +22,12 @@ EXTRA_gpu := $(shell command -v nvidia-smi >/dev/null && echo tensorrt || echo r
 EXTRA     := $(EXTRA_$(TARGET))
 
 .DEFAULT_GOAL := help
-.PHONY: help install deploy plan test nightly lint type bench checkpoint docker clean
+.PHONY: help install deploy check plan test nightly lint type bench checkpoint docker clean
 .DELETE_ON_ERROR:
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
-	@echo "  variables    TARGET=cpu|mobile|gpu|jetson RECIPE=… DEVICE=local|none OUT=… SET='key=value …' TORCH_INDEX=…"
+	@echo "  variables    TARGET=cpu|mobile|gpu|jetson RECIPE=… DEVICE=local|none OUT=… SET='key=value …' BASELINE=… TORCH_INDEX=…"
 
 install: $(VENV)/.ready ## the virtual environment, pinned versions, the package editable
 
@@ -45,6 +46,9 @@ FLAGS = --target $(TARGET) $(if $(DEVICE),--device '$(DEVICE)') $(foreach s,$(SE
 
 deploy: $(READY) ## run a recipe for a target: OUT/<recipe>/<target>/
 	@$(BIN)/edgesmith deploy '$(RECIPE)' $(FLAGS) --out '$(OUT)'
+
+check: $(READY) ## judge what deploy wrote against BASELINE (edgesmith baseline save): docs/ci.md
+	@$(BIN)/edgesmith check '$(OUT)/$(basename $(notdir $(RECIPE)))/$(TARGET)' --baseline '$(BASELINE)' $(if $(DEVICE),--device '$(DEVICE)')
 
 plan: $(READY) ## what deploy would run, and why
 	@$(BIN)/edgesmith plan '$(RECIPE)' $(FLAGS)

@@ -32,9 +32,9 @@ from pipeline.pruning.sparsity import sparsify
 from pipeline.report.table import size
 from targets.devices.base import Measurement, Timing
 from targets.devices.local import Local
+from targets.intervals import quantile_of, ratio
 from targets.npz import save
 from targets.plugins import make
-from targets.stats import quantile_interval, ratio_interval
 
 SHAPE = (8, 1, 28, 28)
 COLUMNS = ("target", "model", "zeros", "weights", "gzipped", "p50 ms", "× dense", "95%")
@@ -68,17 +68,17 @@ def bench(name: str, files: Mapping[str, Path], timing: Timing, folder: Path) ->
     return {
         "target": name,
         "fingerprint": asdict(device.fingerprint(target)),
-        "models": {label: figures(m, measured[DENSE], timing.seed) for label, m in measured.items()},
+        "models": {label: figures(m, measured[DENSE]) for label, m in measured.items()},
     }
 
 
-def figures(mine: Measurement, dense: Measurement, seed: int) -> dict[str, Any]:
+def figures(mine: Measurement, dense: Measurement) -> dict[str, Any]:
     """The median, and how many times as fast as the dense model, each with its 95% interval."""
-    times_ms = [ns / 1e6 for block in mine.blocks_ns for ns in block]
+    p50 = quantile_of(mine.launches_ns, 0.5)
     return {
-        "p50_ms": asdict(quantile_interval(times_ms, 0.5)),
-        "speedup": asdict(ratio_interval(dense.blocks_ns, mine.blocks_ns, seed=seed)),
-        "samples": len(times_ms),
+        "p50_ms": {"value": p50.value / 1e6, "low": p50.low / 1e6, "high": p50.high / 1e6},
+        "speedup": asdict(ratio(dense.launches_ns, mine.launches_ns)),
+        "samples": sum(map(len, mine.blocks_ns)),
         "precision": dict(mine.precision),
         "warnings": list(mine.warnings),
     }
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    timing = Timing(samples=2000, rounds=args.rounds, launches=4, max_s=180)
+    timing = Timing(rounds=args.rounds, max_s=180)
     x = np.random.default_rng(0).standard_normal(SHAPE, np.float32)
     with tempfile.TemporaryDirectory() as name:
         folder, files, facts = Path(name), {}, {}

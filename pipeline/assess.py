@@ -19,6 +19,7 @@ from pipeline.report.schema import (
     DeviceInfo,
     Interval,
     Latency,
+    LayerTime,
     MeasuredPlacement,
     Precision,
     Proportion,
@@ -28,7 +29,7 @@ from pipeline.report.schema import (
 from pipeline.stages.compile import MODEL
 from pipeline.store import Artifact
 from pipeline.verdict import Evidence, judge
-from targets import stats
+from targets import intervals
 from targets.base import Kernel, Target
 from targets.coverage import cover
 from targets.devices.base import Measurement
@@ -145,16 +146,16 @@ class Assessor:
         contestants = {b.stage: b.contestant for b in (source, previous, built)}
         race = built.meter.race(contestants)
         mine = race[built.stage]
-        seed = self.meter.timing.seed
         # a call with another batch is another job: its time compares with nothing here
         comparable = built is not source and built.inputs == source.inputs
-        speedup = ratio_of(race[source.stage], mine, seed) if comparable else None
-        ratio = ratio_of(mine, race[previous.stage], seed) if comparable else None
+        speedup = ratio_of(race[source.stage], mine) if comparable else None
+        ratio = ratio_of(mine, race[previous.stage]) if comparable else None
         fields = {
             "latency": latency(mine),
             "speedup": speedup,
             "ratio_to_previous": ratio,
             "memory_peak_bytes": mine.memory_peak_bytes,
+            "layers": tuple(LayerTime(**asdict(layer)) for layer in mine.layers),
             "ran": dict(mine.precision),
             "coverage": coverage(built.placed, mine.kernels),
             "warnings": mine.warnings,
@@ -258,10 +259,25 @@ def coverage(placed: Lowered | None, kernels: Sequence[Kernel] | None) -> Covera
 
 def latency(measured: Measurement) -> Latency:
     """Summarise the call times of one artifact."""
-    times_ns = [t for block in measured.blocks_ns for t in block]
 
     def of(q: float) -> Interval:
-        found = stats.quantile_interval(times_ns, q)
-        return Interval(value=found.value / 1e6, low=found.low / 1e6, high=found.high / 1e6)
+        found = intervals.quantile_of(measured.launches_ns, q)
+        return Interval(value=found.value / 1e6, low=found.low / 1e6, high=found.high / 1e6, level=found.level)
 
-    return Latency(p50_ms=of(0.5), p90_ms=of(0.9), p99_ms=of(0.99), samples=measured.blocks_ns)
+    return Latency(
+        p50_ms=of(0.5),
+        p90_ms=of(0.9),
+        p99_ms=of(0.99),
+        samples=measured.blocks_ns,
+        launches=measured.rounds,
+        load_s=measured.load_s,
+        first_call_s=measured.first_call_s,
+        throughput_per_s=_throughput(measured) if measured.mode == "throughput" else None,
+    )
+
+
+def _throughput(measured: Measurement) -> Interval:
+    """Samples per second: the median of the blocks."""
+    found = intervals.quantile_of(measured.compared_ns, 0.5)
+    each = 1e9 * measured.batch
+    return Interval(value=each / found.value, low=each / found.high, high=each / found.low, level=found.level)

@@ -82,7 +82,7 @@ class Bench:
 
         path = self.store.make({**parts, "timing": asdict(timing)}, work)[0].path / "timing.json"
         raced = {name: measurement(told) for name, told in json.loads(path.read_text()).items()}
-        return ratio_of(raced["a"], raced["b"], self.spot.timing.seed)
+        return ratio_of(raced["a"], raced["b"])
 
     def value(self, name: str, floats: Floats, ask: Callable[[Path], float]) -> float:
         """What `ask` says of a built placement, asked once; `name` has all that the answer depends on else."""

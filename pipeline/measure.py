@@ -21,8 +21,8 @@ from pipeline.references import DataSpec
 from pipeline.report.schema import Interval
 from pipeline.store import Artifact, Store
 from pipeline.tasks.base import Task
-from targets import stats
-from targets.base import Target
+from targets import intervals
+from targets.base import Layer, Target
 from targets.devices.base import Device, Fingerprint, Measurement, Timing, kernel
 from targets.npz import save
 
@@ -170,6 +170,9 @@ def measurement(fields: Mapping[str, Any]) -> Measurement:
         "warmup_ns": tuple(fields["warmup_ns"]),
         "kernels": tuple(kernel(told) for told in fields["kernels"]),
         "warnings": tuple(fields["warnings"]),
+        "rounds": tuple(fields["rounds"]),
+        "walls_ns": tuple(fields["walls_ns"]),
+        "layers": tuple(Layer(**layer) for layer in fields["layers"]),
     }
     return Measurement(**{**fields, **lists})
 
@@ -179,7 +182,6 @@ def in_float32(target: Target) -> Target:
     return replace(target, precision="f32") if hasattr(target, "precision") else target  # type: ignore[call-arg]
 
 
-def ratio_of(a: Measurement, b: Measurement, seed: int) -> Interval:
-    """The p50 of `a` over that of `b`, which were timed interleaved."""
-    found = stats.ratio_interval(a.blocks_ns, b.blocks_ns, seed=seed)
-    return Interval(value=found.value, low=found.low, high=found.high)
+def ratio_of(a: Measurement, b: Measurement) -> Interval:
+    """The p50 of `a` over that of `b`, which were timed interleaved; for throughput, the time per call."""
+    return Interval(**asdict(intervals.ratio(a.compared_ns, b.compared_ns)))

@@ -20,7 +20,8 @@ from targets.devices.base import Timing
 
 RANKED = 16  # samples that layers are ranked by: noise powers need few
 EVALUATIONS = 24  # placements judged to reach a floor that all in int8 misses
-RACE_SAMPLES, RACE_S = 300, 15.0  # of one comparison: there are many, and what counts is timed twice
+# Of one comparison: there are many, and what counts is timed twice.
+RACE_SAMPLES, RACE_ROUNDS, RACE_LAUNCHES, RACE_S = 300, 12, 6, 15.0
 # of the network's time, shared among all layers: layers that cost nothing in float still leave it last
 AT_LEAST = 1e-3
 
@@ -36,7 +37,15 @@ class Limits:
 
 def race_timing(timing: Timing) -> Timing:
     """How two placements are timed, where stages are timed by `timing`."""
-    return replace(timing, samples=min(timing.samples, RACE_SAMPLES), max_s=min(timing.max_s, RACE_S))
+    return replace(
+        timing,
+        samples=min(timing.samples, RACE_SAMPLES),
+        rounds=min(timing.rounds, RACE_ROUNDS),
+        launches=min(timing.launches, RACE_LAUNCHES),
+        max_s=min(timing.max_s, RACE_S),
+        precision=0.0,  # a close race is told by its own interval; all others would last as long as it
+        layers=False,
+    )
 
 
 @dataclass(frozen=True)

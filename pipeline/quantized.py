@@ -133,7 +133,7 @@ def _report(job: Job, source: Source, made: Made, judged: tuple[Fidelity, Raced]
     fidelity, raced = judged
     there = job.place
     ran = raced.measured
-    ratio = None if ran is None else ratio_of(ran["int8"], ran["float"], job.timing.seed)
+    ratio = None if ran is None else ratio_of(ran["int8"], ran["float"])
     verdict = _verdict(job, raced, ratio, made.placement)
     settings, target = job.settings, job.target
     ranges = made.made_of.ranges if isinstance(made.made_of, Calibrated) else None

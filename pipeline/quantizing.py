@@ -84,7 +84,9 @@ class Job:
     settings: Settings
     progress: Progress
     preparation: Preparation = field(default_factory=Preparation)
-    timing: Timing = field(default_factory=lambda: Timing(samples=200, rounds=12, max_s=30.0))
+    timing: Timing = field(
+        default_factory=lambda: Timing(samples=500, rounds=12, launches=6, max_s=30.0, precision=0.0)
+    )
 
 
 @dataclass(frozen=True)

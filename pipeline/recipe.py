@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,6 +12,7 @@ from pipeline import options, plugins
 from pipeline.core import PREVIOUS, Policy, Stage
 from pipeline.errors import UserError
 from pipeline.fingerprint import of_file
+from pipeline.gate.tolerances import Gate
 from pipeline.options import Where
 from pipeline.references import DataSpec, ModelSpec, data_spec, factory, weights_file
 from pipeline.tasks.base import Task
@@ -59,13 +60,23 @@ class Budget(_Section):
 class TimingSection(_Section):
     """How latency is measured: interleaved with the source and with what the stage would replace."""
 
-    samples: Annotated[int, Field(ge=50, description="timed calls per artifact")] = 1000
-    rounds: Annotated[int, Field(ge=3, description="interleaved blocks they are spread over")] = 12
+    samples: Annotated[int, Field(ge=50, description="timed calls per artifact")] = 2000
+    rounds: Annotated[int, Field(ge=3, description="interleaved blocks they are spread over")] = 24
     launches: Annotated[
         int, Field(ge=1, description="sets of fresh processes for the rounds: a process's memory layout is chance")
-    ] = 3
+    ] = 8
     max_s: Annotated[float, Field(gt=0, description="limit for one comparison")] = 60.0
     seed: Annotated[int, Field(ge=0)] = 0
+    mode: Annotated[
+        Literal["latency", "throughput"],
+        Field(description="throughput: as many calls at once as the target's option streams says"),
+    ] = "latency"
+    precision: Annotated[
+        float,
+        Field(ge=0, description="half the interval of a p50, as a share of it, that launches are added for; 0: none"),
+    ] = 0.01
+    retries: Annotated[int, Field(ge=0, description="disturbed launches that are timed again, in all")] = 2
+    layers: Annotated[bool, Field(description="take the time of each layer, by the runtime's own profiler")] = True
 
 
 class Sections(_Section):
@@ -76,6 +87,7 @@ class Sections(_Section):
     task: str = "classification"
     budget: Budget = Budget()
     timing: TimingSection = TimingSection()
+    gate: Gate = Gate()
     stages: Annotated[dict[str, Any], Field(description="stage name to options, in the order they run")]
     targets: Annotated[dict[str, Any], Field(description="target name to options")] = {}
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import resource
 import signal
 import sys
 import threading
@@ -23,10 +22,10 @@ import traceback
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Callable, Dict, Iterator, Mapping, NoReturn, Optional
+from typing import IO, TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, NoReturn, Optional
 
-from targets import npz, plugins, timing
-from targets.base import NoDeviceError, TargetError
+from targets import npz, plugins, timing, usage
+from targets.base import NoDeviceError, Profiled, Streaming, TargetError
 from targets.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -45,6 +44,7 @@ class Agent:
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         self._runner: Optional[Runner] = None
+        self._streams: List[Runner] = []
         self._feeds: Tensors = {}
         self.orders: Dict[str, Callable[[Order], Any]] = {
             "versions": lambda order: _target(order).versions(),
@@ -56,30 +56,55 @@ class Agent:
             "infer": self._infer,
             "kernels": lambda _: [asdict(kernel) for kernel in self._loaded().kernels()],
             "precision": lambda _: self._loaded().precision(),
-            "usage": lambda _: {"memory_peak_bytes": memory_peak_bytes(), "cpu_s": time.process_time()},
+            "layers": self._layers,
+            "cores": lambda order: usage.quietest(int(order["count"])),
+            "usage": lambda _: usage.usage(),
         }
 
     def _build(self, order: Order) -> None:
         _target(order).build(Path(order["onnx"]), Path(order["out"]))
 
     def _load(self, order: Order) -> Dict[str, float]:
-        """Open an artifact, and keep the first batch of `feeds` to time with, or all of it where it is one call."""
+        """Open an artifact on the given cores; where there are `feeds`, keep their first batch and call it once.
+
+        The times are those of a cold start: opening, and the first call.
+        """
         if self._runner is not None:
             raise TargetError("an artifact is loaded already: one process serves one")
+        target = _target(order)
+        usage.pin(order.get("cores", ()))  # before the runtime starts its threads
         start_s = time.perf_counter()
-        self._runner = self._stack.enter_context(_target(order).open(Path(order["built"])))
+        self._runner = self._stack.enter_context(target.open(Path(order["built"])))
         load_s = time.perf_counter() - start_s
-        if "feeds" in order:
-            feeds = Path(order["feeds"])
-            _check_names(self._runner, feeds)
-            self._feeds = npz.first(feeds, _batch(self._runner))
-        return {"load_s": load_s}
+        if "feeds" not in order:
+            return {"load_s": load_s}
+        feeds = Path(order["feeds"])
+        _check_names(self._runner, feeds)
+        self._feeds = npz.first(feeds, _batch(self._runner))
+        start_s = time.perf_counter()
+        self._runner(self._feeds)
+        first_call_s = time.perf_counter() - start_s
+        return {"load_s": load_s, "first_call_s": first_call_s, "batch": _batch(self._runner)}
 
     def _warm(self, order: Order) -> Dict[str, Any]:
-        return asdict(timing.warm_up(self._loaded(), self._feeds, float(order["limit_s"])))
+        """Warm up the first stream, and open the others."""
+        warm = timing.warm_up(self._loaded(), self._feeds, float(order["limit_s"]))
+        self._streams = _streams(self._loaded(), int(order.get("streams", 1)))
+        return {**asdict(warm), "clock_ns": timing.clock_step_ns()}
 
-    def _block(self, order: Order) -> Any:
-        return timing.block(self._loaded(), self._feeds, int(order["calls"]))
+    def _block(self, order: Order) -> Dict[str, Any]:
+        """Time calls: of one stream after another, or of all streams at once, so many of each."""
+        calls = int(order["calls"])
+        if len(self._streams) > 1:
+            return asdict(timing.together(self._streams, self._feeds, calls))
+        samples = timing.block(self._loaded(), self._feeds, calls)
+        return {"samples_ns": samples, "wall_ns": sum(samples)}
+
+    def _layers(self, order: Order) -> List[Dict[str, Any]]:
+        run = self._loaded()
+        if not isinstance(run, Profiled):
+            return []
+        return [asdict(layer) for layer in run.layers(self._feeds, int(order["calls"]))]
 
     def _infer(self, order: Order) -> Dict[str, int]:
         """Run every sample of `feeds`; a static batch is filled up at the end and the surplus dropped."""
@@ -94,18 +119,6 @@ class Agent:
         if self._runner is None:
             raise TargetError("no artifact is loaded: send load first")
         return self._runner
-
-
-def memory_peak_bytes() -> int:
-    """Return the largest resident set this process has had."""
-    # VmHWM belongs to this program; ru_maxrss starts from the parent's size across fork and exec.
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def answer(orders: Mapping[str, Callable[[Order], Any]], line: bytes) -> Dict[str, Any]:
@@ -199,6 +212,13 @@ def _check_names(run: Runner, feeds: Path) -> None:
             fits = len(given) == len(shape) and all(w in (-1, g) for w, g in zip(shape[1:], given[1:]))
             if not fits:
                 raise TargetError(f"{feeds}: {name} is {given}, the model takes {shape}")
+
+
+def _streams(run: Runner, count: int) -> List[Runner]:
+    """The runner and as many more of the same model as make `count`."""
+    if count > 1 and not isinstance(run, Streaming):
+        raise TargetError("this target runs one call at a time: it has no streams for timing.mode throughput")
+    return [run, *(run.stream() for _ in range(count - 1) if isinstance(run, Streaming))]
 
 
 def _outputs(run: Runner, feeds: Path) -> Iterator[Dict[str, NDArray[np.generic]]]:

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Dict, Iterable, Mapping, Optional, Protocol, Tuple
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, Iterable, Mapping, Optional, Protocol, Tuple, runtime_checkable
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -63,6 +63,17 @@ class Kernel:
     names: Tuple[str, ...]  # of ONNX nodes it computes or tensors it writes, as far as the runtime tells
 
 
+@dataclass(frozen=True)
+class Layer:
+    """What one layer of a compiled model took, as the runtime's own profiler tells."""
+
+    name: str  # of the ONNX node, or of what the runtime made of several
+    kind: str  # the runtime's own word, e.g. "Convolution"
+    kernel: str  # the code that ran it, e.g. "brgemm_avx512_i8"; "" where the runtime does not say
+    precision: str  # "i8", "f32" …; "" where the runtime does not say
+    time_ns: int  # median over the profiled calls
+
+
 def precisions(kernels: Iterable[Kernel]) -> Dict[str, int]:
     """Count kernels by precision."""
     return dict(sorted(Counter(kernel.precision for kernel in kernels).items()))
@@ -86,6 +97,25 @@ class Runner(Protocol):
 
     def precision(self) -> Dict[str, int]:
         """How many of `kernels` run in each precision, e.g. {"i8": 21}."""
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A runner that can run several calls at once."""
+
+    def stream(self) -> Runner:
+        """Another runner of the same loaded model, to call from another thread at the same time."""
+
+
+@runtime_checkable
+class Profiled(Protocol):
+    """A runner whose runtime can say what each layer takes."""
+
+    def layers(self, feeds: Tensors, calls: int) -> Tuple[Layer, ...]:
+        """Median time of each layer over `calls` calls, in the order they run.
+
+        Measured on a second copy of the model: a profiler slows down what it watches.
+        """
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,22 @@ Knows agents only by the orders they take: whether they are here or on a board i
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, Callable, Dict, List, Mapping, Protocol, Tuple
 
 import numpy as np
 
-from targets.base import Target
-from targets.comparison import Clock, Run, joined, measurement, shares
+from targets.base import Layer, Target
+from targets.comparison import Clock, Lap, Run, known_to, measurements, shares
 from targets.devices.base import Measurement, Timing, kernel
+from targets.doubts import disturbances, unsteady
 from targets.plugins import spec
+
+EXTENDED = 2  # times the launches asked for are made at most, for the p50 to be known as asked
+PROFILED = 20  # calls that the times of layers are medians of
 
 
 class Agent(Protocol):
@@ -36,47 +41,89 @@ class Race:
     on_round: Callable[[], object]
 
     def run(self, timing: Timing) -> Dict[str, Measurement]:
-        """Time them; the rounds are spread over `timing.launches` sets of fresh processes.
+        """Time them; the rounds are spread over `timing.launches` sets of fresh processes, and more.
 
-        A quarter of `timing.max_s` at most goes into warming up. One process works at a time; the others wait on
-        their standard input.
+        A disturbed launch is replaced by a new one, whatever its times were, up to `timing.retries` times; and
+        launches are added until every p50 is known to `timing.precision`, up to twice as many. Both only within
+        `timing.max_s`. A quarter of that at most goes into warming up. One process works at a time; the others
+        wait on their standard input.
         """
-        launches: List[Dict[str, Run]] = []
-        shared: Tuple[str, ...] = ()
-        for share in shares(timing):
-            runs, disturbed = self._launch(share)
-            launches.append(runs)
-            shared = shared or disturbed
-        return {name: measurement(joined([runs[name] for runs in launches]), timing, shared) for name in self.built}
+        start_s = time.monotonic()
+        planned = shares(timing)
+        todo, laps, retried = list(planned), [], 0  # type: List[Timing], List[Lap], int
+        while todo:
+            lap = self._launch(todo.pop(0), profile=timing.layers and not laps)
+            time_left = time.monotonic() + lap.wall_s < start_s + timing.max_s
+            if lap.disturbed and time_left and retried < timing.retries:
+                retried += 1
+                todo.insert(0, _again(planned[len(laps) % len(planned)], len(planned) * EXTENDED + retried))
+                continue
+            laps.append(lap)
+            wanting = timing.precision and len(laps) < EXTENDED * len(planned)
+            if not todo and time_left and wanting and known_to(laps) > timing.precision:
+                todo.append(_again(planned[-1], len(laps)))
+        return measurements(laps, timing, retried)
 
-    def _launch(self, timing: Timing) -> Tuple[Dict[str, Run], Tuple[str, ...]]:
+    def _launch(self, timing: Timing, profile: bool) -> Lap:
         """Run one set of processes; return what each did, and what disturbed them."""
+        start_s = time.monotonic()
         with ExitStack() as stack:
             agents = {name: stack.enter_context(self.start(target)) for name, (target, _) in self.built.items()}
-            runs = {name: self._load(agents[name], *self.built[name]) for name in self.built}
+            cores = self._cores(agents, timing)
+            runs = {name: self._load(agents[name], *self.built[name], cores) for name in self.built}
             clock = Clock(timing.max_s)
             for name, run in runs.items():
-                run.warm(agents[name].call("warm", self.timeout_s, limit_s=timing.max_s / 4 / len(runs)))
-            self._rounds(agents, runs, timing, clock)
+                limit_s = timing.max_s / 4 / len(runs)
+                streams = _streams(self.built[name][0], timing)
+                run.warm(agents[name].call("warm", self.timeout_s, limit_s=limit_s, streams=streams))
+            disturbed = self._rounds(agents, runs, timing, clock, cores)
             for name, run in runs.items():
-                run.finish(agents[name].call("usage", self.timeout_s))
                 run.kernels = tuple(kernel(told) for told in agents[name].call("kernels", self.timeout_s))
-            return runs, clock.warnings(sum(run.cpu_s for run in runs.values()))
+                if profile:
+                    told = agents[name].call("layers", self.timeout_s, calls=PROFILED)
+                    run.layers = tuple(Layer(**layer) for layer in told)
+        return Lap(runs, disturbed, time.monotonic() - start_s)
 
-    def _load(self, agent: Agent, target: Target, built: str) -> Run:
-        found = agent.call("load", self.timeout_s, **spec(target), built=built, feeds=self.feeds)
-        return Run(load_s=float(found["load_s"]))
+    def _cores(self, agents: Mapping[str, Agent], timing: Timing) -> List[int]:
+        """The cores that all contestants are kept to; none where there are not as many as one of them needs."""
+        needs = [getattr(target, "threads", 1) * _streams(target, timing) for target, _ in self.built.values()]
+        asked = next(iter(agents.values()))
+        found: List[int] = asked.call("cores", self.timeout_s, count=max(needs))
+        return found
 
-    def _rounds(self, agents: Mapping[str, Agent], runs: Mapping[str, Run], timing: Timing, clock: Clock) -> None:
+    def _load(self, agent: Agent, target: Target, built: str, cores: List[int]) -> Run:
+        told = agent.call("load", self.timeout_s, **spec(target), built=built, feeds=self.feeds, cores=cores)
+        return Run(load_s=float(told["load_s"]), first_call_s=float(told["first_call_s"]), batch=int(told["batch"]))
+
+    def _rounds(
+        self, agents: Mapping[str, Agent], runs: Mapping[str, Run], timing: Timing, clock: Clock, cores: List[int]
+    ) -> Tuple[str, ...]:
+        """Time the blocks; return what disturbed them."""
         shuffled = np.random.default_rng(timing.seed).permutation
         calls = clock.calls_per_block(timing, [run.median_ns for run in runs.values()])
         for name, run in runs.items():
-            run.cpu_start_s = float(agents[name].call("usage", self.timeout_s)["cpu_s"])
-        clock.start()
+            before = agents[name].call("usage", self.timeout_s)
+            run.cpu_start_s = float(before["cpu_s"])
         for done in range(timing.rounds):
             # Intervals need 3 rounds in all; beyond those the limit holds, at the cost of samples.
             if done >= ceil(3 / timing.launches) and clock.over():
                 break
             for name in shuffled(list(runs)).tolist():
-                runs[name].blocks_ns.append(tuple(agents[name].call("block", self.timeout_s, calls=calls)))
+                runs[name].add(agents[name].call("block", self.timeout_s, calls=calls))
             self.on_round()
+        for name, run in runs.items():
+            after = agents[name].call("usage", self.timeout_s)
+            run.finish(after)
+        found = disturbances(before, after, cores, sum(run.cpu_s for run in runs.values()))
+        restless = [name for name, run in runs.items() if not run.steady or unsteady(run.blocks_ns)]
+        return (*found, *(f"the times of {name} varied" for name in restless))
+
+
+def _again(share: Timing, number: int) -> Timing:
+    """The same share of the rounds, in another order."""
+    return replace(share, seed=share.seed + 1000 * number)
+
+
+def _streams(target: Target, timing: Timing) -> int:
+    """How many calls of an artifact run at once."""
+    return getattr(target, "streams", 1) if timing.mode == "throughput" else 1

@@ -50,7 +50,7 @@ stages:
   export:
   compile:
 targets: {cpu: {}, mobile: {}}
-timing: {samples: 50, rounds: 3, launches: 1, max_s: 6}
+timing: {samples: 50, rounds: 3, launches: 1, max_s: 6, precision: 0.0, retries: 0}
 """
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]

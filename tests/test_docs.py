@@ -25,7 +25,7 @@ from pipeline.pruning.ranking import criterion_of
 from pipeline.report.table import HEADER
 from pipeline.training.config import Distillation, Training
 
-MAKE = ("deploy", "plan", "test", "lint", "type", "install", "bench", "clean", "help", "checkpoint", "docker")
+MAKE = ("deploy", "check", "plan", "test", "lint", "type", "install", "bench", "clean", "help", "checkpoint", "docker")
 
 
 def blocks(page: Path) -> list[tuple[str, str, str]]:

@@ -110,7 +110,7 @@ def test_what_is_told() -> None:
 
 
 def test_comparisons_are_short_and_no_longer_than_the_recipes() -> None:
-    assert race_timing(Timing()) == Timing(samples=300, max_s=15.0)
+    assert race_timing(Timing(layers=True)) == Timing(samples=300, rounds=12, launches=6, max_s=15.0, precision=0.0)
     assert race_timing(QUICK) == QUICK
     assert Limits().races == 60
 

@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from targets import comparison, cpuinfo
+from targets import cpuinfo
 from targets import fingerprint as fingerprints
 from targets.backends.cpu import Cpu
 from targets.backends.jetson import Jetson
 from targets.backends.mobile import Mobile
 from targets.base import NoDeviceError, Target, TargetError
-from targets.comparison import Clock, Run, measurement
+from targets.comparison import Clock
 from targets.devices.base import Device, Fingerprint, Timing
 from targets.devices.local import Local
 from targets.plugins import find, names
@@ -65,7 +65,7 @@ def test_build_and_infer_from_another_folder(
 
 def test_measure_interleaves_blocks_of_fresh_processes(feeds: Path, tmp_path: Path) -> None:
     built = {kind: (Cpu(), build(Cpu(), kind, tmp_path)) for kind in ("Relu", "Exp")}
-    timing = Timing(samples=41, rounds=4, max_s=20)
+    timing = Timing(samples=41, rounds=4, launches=2, max_s=20, precision=0.0, retries=0, layers=True)
     found = LOCAL.measure(built, feeds, timing)
     assert list(found) == ["Relu", "Exp"]
     for one in found.values():
@@ -73,14 +73,20 @@ def test_measure_interleaves_blocks_of_fresh_processes(feeds: Path, tmp_path: Pa
         assert sum(map(len, one.blocks_ns)) >= 41
         assert all(ns > 0 for block in one.blocks_ns for ns in block)
         assert one.warmup_ns
+        assert one.rounds == (2, 2)
+        assert len(one.walls_ns) == 4
+        assert all(wall >= sum(block) for wall, block in zip(one.walls_ns, one.blocks_ns, strict=True))
         assert one.load_s > 0
+        assert one.first_call_s > 0
+        assert [layer.precision for layer in one.layers] == ["f32"]
+        assert one.layers[0].time_ns > 0
         assert one.memory_peak_bytes > 10e6
         assert one.precision == {}
 
 
 def test_a_time_limit_costs_samples_and_says_so(feeds: Path, tmp_path: Path) -> None:
     built = {"Relu": (Cpu(), build(Cpu(), "Relu", tmp_path))}
-    one = LOCAL.measure(built, feeds, Timing(samples=10_000_000, rounds=5, max_s=0.5))["Relu"]
+    one = LOCAL.measure(built, feeds, Timing(samples=10_000_000, rounds=5, launches=2, max_s=0.5))["Relu"]
     assert len(one.blocks_ns) >= 3
     assert any("of 10000000 samples within the limit of 0.5 s" in w for w in one.warnings)
 
@@ -176,23 +182,3 @@ def test_blocks_are_long_enough_and_within_the_limit() -> None:
     assert Clock(60).calls_per_block(timing, [10_000]) == 2000
     assert 70 <= Clock(60).calls_per_block(timing, [80_000_000]) <= 75
     assert Clock(0.001).calls_per_block(timing, [80_000_000]) == 1
-
-
-def test_unsteady_scattered_and_few_samples_are_flagged() -> None:
-    steady = Run(load_s=1, warmup_ns=(5,), steady=True, blocks_ns=[(100, 101, 102)] * 4)
-    assert measurement(steady, Timing(samples=12), ()).warnings == ()
-    doubtful = Run(load_s=1, warmup_ns=(5,), blocks_ns=[(100,), (150,), (100,)])
-    said = " ".join(measurement(doubtful, Timing(samples=12), ("shared",)).warnings)
-    for word in ("settled", "3 of 12 samples", "vary by 25%", "shared"):
-        assert word in said
-
-
-def test_other_processes_at_work_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = {"time": 100.0, "busy": 50.0}
-    monkeypatch.setattr("targets.comparison.time.monotonic", lambda: now["time"])
-    monkeypatch.setattr(comparison, "busy_s", lambda: now["busy"])
-    clock = Clock(60)
-    clock.start()
-    now.update(time=110.0, busy=65.0)
-    assert clock.warnings(own_cpu_s=14.5) == ()
-    assert clock.warnings(own_cpu_s=9.0)[0].startswith("other processes used 0.6 of")

@@ -1,7 +1,7 @@
 """Quantiles and intervals against slow references and simulated coverage."""
 
 from fractions import Fraction
-from math import ceil, comb
+from math import comb
 
 import numpy as np
 import pytest
@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 
 from targets.stats import (
     coefficient_of_variation,
-    expanded_tail,
     quantile,
     quantile_interval,
-    ratio_interval,
     wilson,
 )
 
@@ -111,69 +109,6 @@ def test_coverage_of_wilson(p: float, n: int) -> None:
 def test_wilson_refuses_what_is_no_proportion(successes: int, n: int) -> None:
     with pytest.raises(ValueError, match="not a proportion"):
         wilson(successes, n)
-
-
-@pytest.mark.parametrize(
-    ("n", "tail"), [(4, 0.00012), (10, 0.00855), (30, 0.01875), (1000, 0.02481)]
-)  # Φ(√(n/(n-1))·t), with t from the usual tables: 3.182, 2.262, 2.045, 1.962
-def test_percentiles_are_expanded_for_few_rounds(n: int, tail: float) -> None:
-    assert expanded_tail(0.025, n) == pytest.approx(tail, rel=0.01)
-
-
-def rounds(
-    random: np.random.Generator, ratio: float, count: int
-) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]:
-    """Blocks of correlated, heavy-tailed samples; drift and bursts hit A and B of a round alike."""
-    level = np.cumsum(random.normal(0, 0.02, count)) + 1 + 0.3 * (random.random(count) < 0.1)
-    noise = 0.01 * random.standard_normal((2, count, 1)) + 0.05 * random.standard_exponential((2, count, 40))
-    blocks = level[:, None] * (1 + noise)
-    return list(blocks[0] * ratio), list(blocks[1])
-
-
-@pytest.mark.parametrize("count", [5, 12])
-def test_coverage_of_the_ratio(count: int) -> None:
-    random = np.random.default_rng(11)
-    covered = 0
-    for trial in range(200):
-        a, b = rounds(random, 1.05, count)
-        interval = ratio_interval(a, b, resamples=300, seed=trial)
-        covered += interval.low <= 1.05 <= interval.high
-    # Conservative: a drift that both share widens the bootstrap more than it moves the ratio.
-    assert covered / 200 >= 0.93
-
-
-def test_the_ratio_equals_a_plain_bootstrap_over_concatenated_rounds() -> None:
-    random = np.random.default_rng(5)
-    a = [random.random(n) + 1 for n in (3, 9, 4, 6)]
-    b = [random.random(n) + 2 for n in (5, 2, 7, 3)]
-    interval = ratio_interval(a, b, resamples=300, seed=2)
-    drawn = np.random.default_rng(2).integers(4, size=(300, 4))
-    ratios = sorted(
-        quantile(np.concatenate([a[i] for i in d]), 0.5) / quantile(np.concatenate([b[i] for i in d]), 0.5)
-        for d in drawn
-    )
-    tail = expanded_tail(0.025, 4)
-    assert interval.value == quantile(np.concatenate(a), 0.5) / quantile(np.concatenate(b), 0.5)
-    assert interval.low == ratios[max(0, ceil(tail * 300) - 1)]
-    assert interval.high == ratios[min(299, ceil((1 - tail) * 300) - 1)]
-
-
-def test_what_hits_both_sides_of_a_round_leaves_the_ratio_alone() -> None:
-    base = np.linspace(1, 1.01, 50)
-    load = [1.0, 1.0, 4.0, 1.0, 2.0, 1.0, 1.0, 3.0]
-    interval = ratio_interval([2 * f * base for f in load], [f * base for f in load])
-    assert interval.low == interval.value == interval.high == 2
-
-
-def test_the_same_seed_gives_the_same_interval() -> None:
-    a, b = rounds(np.random.default_rng(0), 1.0, 6)
-    assert ratio_interval(a, b, seed=4) == ratio_interval(a, b, seed=4)
-
-
-@pytest.mark.parametrize(("a", "b"), [([[1.0]] * 2, [[1.0]] * 2), ([[1.0]] * 4, [[1.0]] * 3)])
-def test_a_ratio_needs_paired_rounds(a: list[list[float]], b: list[list[float]]) -> None:
-    with pytest.raises(ValueError, match="3 or more rounds"):
-        ratio_interval(a, b)
 
 
 @pytest.mark.parametrize("bad", [[], [1.0, float("nan")], [float("inf")]])

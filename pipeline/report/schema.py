@@ -15,6 +15,9 @@ class Interval(_Model):
     value: float
     low: float
     high: float
+    level: Annotated[float, Field(description="confidence that it really has: too few samples bound no p99 at 95%")] = (
+        0.95
+    )
 
 
 class Proportion(Interval):
@@ -24,7 +27,7 @@ class Proportion(Interval):
 
 
 class Latency(_Model):
-    """Time of one call, batch included, with distribution-free intervals from order statistics."""
+    """Time of one call, batch included, with distribution-free intervals whose unit is the process."""
 
     p50_ms: Interval
     p90_ms: Interval
@@ -32,6 +35,24 @@ class Latency(_Model):
     samples: Annotated[
         tuple[tuple[int, ...], ...], Field(description="every call in ns, one list per interleaved round")
     ]
+    launches: Annotated[
+        tuple[int, ...], Field(description="rounds of each set of fresh processes, in order; empty: one set")
+    ] = ()
+    load_s: Annotated[float | None, Field(description="cold start: opening what was built")] = None
+    first_call_s: Annotated[float | None, Field(description="cold start: the first call after that")] = None
+    throughput_per_s: Annotated[
+        Interval | None, Field(description="samples per second with all streams, where timing.mode is throughput")
+    ] = None
+
+
+class LayerTime(_Model):
+    """What one layer took, by the runtime's own profiler, which slows down what it watches."""
+
+    name: str
+    kind: str
+    kernel: Annotated[str, Field(description="the code that ran it; empty where the runtime does not say")]
+    precision: str
+    time_ns: Annotated[int, Field(description="median of the profiled calls")]
 
 
 class Precision(_Model):
@@ -118,6 +139,7 @@ class StageReport(_Model):
         Interval | None, Field(description="this p50 over that of the artifact it would replace, interleaved")
     ]
     memory_peak_bytes: int | None
+    layers: Annotated[tuple[LayerTime, ...], Field(description="in the order they run")] = ()
     runtime: dict[str, str]
     precision: Precision
     coverage: Annotated[Coverage | None, Field(description="of an int8 model")] = None
@@ -140,7 +162,7 @@ class Report(_Model):
     versions: dict[str, str]
     git_commit: str | None
     budget: dict[str, float]
-    timing: dict[str, float]
+    timing: dict[str, float | str | bool]
     shipped: Annotated[str, Field(description="the stage whose result is in model/")]
     not_run: Annotated[str | None, Field(description="why nothing could be run, if so")]
     stages: tuple[StageReport, ...]

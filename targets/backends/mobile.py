@@ -12,11 +12,11 @@ import warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Dict, Iterator, Mapping, Tuple, Type
+from typing import TYPE_CHECKING, Any, ClassVar, Dict, Iterator, List, Mapping, Optional, Tuple, Type
 
 import numpy as np
 
-from targets.base import Int8Scheme, Kernel, Target, TargetError, precisions
+from targets.base import Int8Scheme, Kernel, Layer, Target, TargetError, precisions
 from targets.cpuinfo import saturates_int8
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Mobile(Target):
 
     threads: int = 1
     platform: str = "arm"
+    streams: int = 1  # calls that run at once in throughput mode
 
     scheme: ClassVar[Int8Scheme] = Int8Scheme(
         activation="uint8",  # QLinearConv's fast path on x86 is u8 × s8 (onnxruntime#6732); Arm has both
@@ -65,8 +66,9 @@ class Mobile(Target):
     def __post_init__(self) -> None:
         if self.platform not in PLATFORMS:
             raise TargetError(f"target mobile: platform must be arm or amd64, got {self.platform!r}")
-        if self.threads < 1:
-            raise TargetError(f"target mobile: threads must be 1 or more, got {self.threads}")
+        for name in ("threads", "streams"):
+            if getattr(self, name) < 1:
+                raise TargetError(f"target mobile: {name} must be 1 or more, got {getattr(self, name)}")
         if self.platform == "amd64" and saturates_int8():
             # MLAS's u8·s8 kernels saturate on this PC; those for Arm widen before they add
             object.__setattr__(self, "scheme", replace(type(self).scheme, reduced_range=True))
@@ -120,9 +122,9 @@ class Mobile(Target):
 class OrtRunner:
     """An ONNX Runtime session on the CPU."""
 
-    def __init__(self, model: Path, threads: int) -> None:
+    def __init__(self, model: Path, threads: int, session: Any = None) -> None:
         self._model, self._threads = model, threads
-        self._session = self._make()
+        self._session = session or self._make()
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def __call__(self, feeds: Tensors, /) -> Tensors:
@@ -152,6 +154,23 @@ class OrtRunner:
         """Compute kernels that a profiled run executed, by the type of their first input."""
         return precisions(self.kernels())
 
+    def stream(self) -> Runner:
+        """The same session, which runs in its caller's thread; one of its own where it has more threads."""
+        return OrtRunner(self._model, self._threads, self._session if self._threads == 1 else None)
+
+    def layers(self, feeds: Tensors, calls: int) -> Tuple[Layer, ...]:
+        """Median time of each node, by ONNX Runtime's profiler; its kernels have no names."""
+        times: Dict[str, List[int]] = {}
+        nodes: Dict[str, Mapping[str, Any]] = {}
+        for event in self._profile(feeds, calls):
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                times.setdefault(event["name"], []).append(int(event["dur"]) * 1000)
+                nodes.setdefault(event["name"], event["args"])
+        return tuple(
+            Layer(EVENT.sub("", name), args["op_name"], "", _kernel_precision(args), int(np.median(times[name])))
+            for name, args in nodes.items()
+        )
+
     def _make(self, profile: str = "") -> Any:
         import onnxruntime
 
@@ -166,10 +185,13 @@ class OrtRunner:
             options.enable_profiling, options.profile_file_prefix = True, profile
         return onnxruntime.InferenceSession(str(self._model), options, providers=["CPUExecutionProvider"])
 
-    def _profile(self) -> Any:
+    def _profile(self, feeds: Optional[Tensors] = None, calls: int = 1) -> Any:
+        """The profiler's events of a session of its own: it slows down what it watches."""
         with tempfile.TemporaryDirectory() as scratch:
             session = self._make(str(Path(scratch) / "profile"))
-            session.run(None, {i.name: _zeros(i) for i in session.get_inputs()})
+            given = feeds or {i.name: _zeros(i) for i in session.get_inputs()}
+            for _ in range(calls):
+                session.run(None, given)
             return json.loads(Path(session.end_profiling()).read_text())
 
 
