@@ -77,8 +77,7 @@ def ratio(a: Sequence[Launch], b: Sequence[Launch], q: float = 0.5, level: float
 
     The geometric mean over units of the ratio of their quantiles, with Student's t on the logarithms. What
     disturbs a unit disturbs both sides of it and leaves its ratio alone; between units there is a process's
-    luck. With 8 units the bootstrap over launches covers 92 to 95% where this covers 94 to 97%
-    (docs/measuring.md). Raises ValueError for fewer than 3 rounds, or rounds that are not paired.
+    luck. A bootstrap over 8 launches covers less (docs/adr/0005-measurement.md). Raises ValueError for fewer than 3 rounds, or rounds that are not paired.
     """
     logs = log_ratios(a, b, q)
     middle, half = float(logs.mean()), half_width(logs, level)

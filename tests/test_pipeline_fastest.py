@@ -26,7 +26,7 @@ from pipeline.report.schema import Interval, MeasuredPlacement
 from targets.backends.mobile import Mobile
 from targets.devices.base import Timing
 
-QUICK = Timing(samples=50, rounds=3, launches=1, max_s=1.0)
+QUICK = Timing(samples=50, rounds=3, launches=1, max_s=1.0, precision=0.0)
 
 
 def job(folder: Path, **settings: Any) -> Job:
