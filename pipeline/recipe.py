@@ -68,15 +68,14 @@ class TimingSection(_Section):
     max_s: Annotated[float, Field(gt=0, description="limit for one comparison")] = 60.0
     seed: Annotated[int, Field(ge=0)] = 0
     mode: Annotated[
-        Literal["latency", "throughput"],
-        Field(description="throughput: as many calls at once as the target's option streams says"),
+        Literal["latency", "throughput"], Field(description="throughput: the target's streams call at once")
     ] = "latency"
     precision: Annotated[
         float,
         Field(ge=0, description="half the interval of a p50, as a share of it, that launches are added for; 0: none"),
     ] = 0.01
     retries: Annotated[int, Field(ge=0, description="disturbed launches that are timed again, in all")] = 2
-    layers: Annotated[bool, Field(description="take the time of each layer, by the runtime's own profiler")] = True
+    layers: Annotated[bool, Field(description="take the time of each layer too")] = True
 
 
 class Sections(_Section):

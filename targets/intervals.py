@@ -77,7 +77,9 @@ def ratio(a: Sequence[Launch], b: Sequence[Launch], q: float = 0.5, level: float
 
     The geometric mean over units of the ratio of their quantiles, with Student's t on the logarithms. What
     disturbs a unit disturbs both sides of it and leaves its ratio alone; between units there is a process's
-    luck. A bootstrap over 8 launches covers less (docs/adr/0005-measurement.md). Raises ValueError for fewer than 3 rounds, or rounds that are not paired.
+    luck. A bootstrap over 8 launches covers less (docs/adr/0005-measurement.md).
+
+    Raises ValueError for fewer than 3 rounds, or rounds that are not paired.
     """
     logs = log_ratios(a, b, q)
     middle, half = float(logs.mean()), half_width(logs, level)
