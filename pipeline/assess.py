@@ -200,7 +200,7 @@ class Assessor:
             params=info.params if info else None,
             macs=info.macs if info else None,
             metrics=built.metrics,
-            runtime=dict(built.meter.target.versions()),
+            runtime=dict(built.meter.fingerprint.runtime),
             precision=Precision(requested=str(getattr(built.meter.target, "precision", "f32")), ran=ran),
             device=None if why_not else self._device(built),
             proxy=self.proxy and not why_not,

@@ -134,7 +134,7 @@ class Meter:
                 with np.load(results, allow_pickle=False) as loaded:
                     return next(iter(loaded.values())), y
 
-        workers = max(1, self.fingerprint.cores // getattr(self.target, "threads", 1))
+        workers = self.device.boards * max(1, self.fingerprint.cores // getattr(self.target, "threads", 1))
         fits = max(1, CHUNK_BYTES // (workers * split[:1][0].nbytes))
         step = min(fits, ceil(len(split) / workers))
         outputs, labels = [], []
@@ -148,7 +148,7 @@ class Meter:
     def _place(self) -> dict[str, Any]:
         return {
             "target": {"name": self.target.name(), "fields": fingerprint.plain(self.target)},
-            "versions": self.target.versions(),
+            "versions": dict(self.fingerprint.runtime),
             "device": self.fingerprint.digest,
             "code": self._code_behind(type(self.target).__module__, type(self.device).__module__, "targets.agent"),
         }

@@ -20,7 +20,7 @@ from targets.devices.base import Timing
 
 # what stages take from the recipe's other sections, by field name
 SHARED = frozenset(
-    {"model", "data", "scheme", "target", "device", "fingerprint", "align"}
+    {"model", "data", "scheme", "target", "device", "fingerprint", "runtime", "align"}
     | {"task", "timing", "allowed_drop", "why_not", "meter"}
 )
 LAST = ("place", "export", "compile")  # what comes behind all that changes the network, in this order

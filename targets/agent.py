@@ -25,7 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Callable, Dict, Iterator, Mapping, NoReturn, Optional
 
-from targets import npz, plugins, timing
+from targets import depot, npz, plugins, timing
 from targets.base import NoDeviceError, TargetError
 from targets.fingerprint import fingerprint
 
@@ -49,6 +49,7 @@ class Agent:
         self.orders: Dict[str, Callable[[Order], Any]] = {
             "versions": lambda order: _target(order).versions(),
             "fingerprint": lambda order: asdict(fingerprint(_target(order))),
+            "runs_here": lambda order: _target(order).runs_here(),
             "build": self._build,
             "load": self._load,
             "warm": self._warm,
@@ -57,6 +58,7 @@ class Agent:
             "kernels": lambda _: [asdict(kernel) for kernel in self._loaded().kernels()],
             "precision": lambda _: self._loaded().precision(),
             "usage": lambda _: {"memory_peak_bytes": memory_peak_bytes(), "cpu_s": time.process_time()},
+            **depot.ORDERS,
         }
 
     def _build(self, order: Order) -> None:

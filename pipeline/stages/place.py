@@ -36,6 +36,7 @@ class Place(Limits, Stage):
     target: Target
     device: Device
     fingerprint: str  # of the device: what is fast on one says nothing of another
+    runtime: Mapping[str, str] = field(metadata={"cache": False})  # versions there, which the fingerprint has too
     data: DataSpec
     task: Task
     timing: Timing
@@ -61,7 +62,7 @@ class Place(Limits, Stage):
 
     def versions(self) -> Mapping[str, str]:
         """Versions of the target's compiler and runtime too."""
-        return {**super().versions(), **self.target.versions()}
+        return {**super().versions(), **self.runtime}
 
     def code(self) -> tuple[str, ...]:
         """The target, the device and the task are found by name."""

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Callable, Dict, Mapping
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Callable, Dict, Iterator, Mapping, Optional
 
+import numpy as np
+
+from targets import npz
 from targets.base import Target
-from targets.devices.base import Contestant, Device, Fingerprint, Measurement, Timing
+from targets.devices.base import Contestant, Device, Fingerprint, Measurement, Run, Timing
 from targets.plugins import spec
 from targets.race import Agent, Race
+
+if TYPE_CHECKING:
+    from targets.base import Tensors
+
+# Libraries that start their own threads, whatever their caller asked of them.
+THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "TBB_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
 
 
 class AgentDevice(Device):
@@ -27,8 +43,8 @@ class AgentDevice(Device):
         """Make a file or a folder readable to agents, as it is now; return its path there."""
 
     @abstractmethod
-    def collected(self, path: Path) -> AbstractContextManager[str]:
-        """Give a path there for agents to write; leaving the context without an error brings it to `path`.
+    def collected(self, agent: Agent, path: Path) -> AbstractContextManager[str]:
+        """Give a path there for `agent` to write; leaving the context without an error brings it to `path`.
 
         An existing `path` is a folder to fill; else what is written is a file.
         """
@@ -39,16 +55,44 @@ class AgentDevice(Device):
             found = agent.call("fingerprint", self.timeout_s, **spec(target))
         return Fingerprint(**{**found, "features": tuple(found["features"])})
 
+    def why_not(self, target: Target) -> Optional[str]:
+        """Ask the target, there."""
+        with self.agent(target) as agent:
+            found: Optional[str] = agent.call("runs_here", self.timeout_s, **spec(target))
+        return found
+
     def build(self, target: Target, onnx: Path, out: Path) -> None:
         """Compile in a process of its own: a compiler that crashes takes nothing along."""
-        with self.agent(target) as agent, self.collected(out) as there:
-            agent.call("build", self.timeout_s, **spec(target), onnx=self.put(onnx), out=there)
+        model = self.put(onnx)  # before there is an agent: transfers outlive a lost connection, agents do not
+        with self.agent(target) as agent, self.collected(agent, out) as there:
+            agent.call("build", self.timeout_s, **spec(target), onnx=model, out=there)
 
     def infer(self, target: Target, built: Path, feeds: Path, out: Path) -> None:
         """Run every sample of `feeds` through the artifact, batch by batch, into `out`."""
-        with self.agent(target) as agent, self.collected(out) as there:
+        model, samples = self.put(built), self.put(feeds)
+        with self.agent(target) as agent, self.collected(agent, out) as there:
+            agent.call("load", self.timeout_s, **spec(target), built=model)
+            agent.call("infer", self.timeout_s, feeds=samples, out=there)
+
+    def opened(self, target: Target, built: Path) -> AbstractContextManager[Run]:
+        """Load an artifact in an agent of its own; each call goes there and back."""
+        return self._opened(target, built)
+
+    @contextmanager
+    def _opened(self, target: Target, built: Path) -> Iterator[Run]:
+        with self.agent(target) as agent, TemporaryDirectory() as scratch:
             agent.call("load", self.timeout_s, **spec(target), built=self.put(built))
-            agent.call("infer", self.timeout_s, feeds=self.put(feeds), out=there)
+            feeds, results = Path(scratch) / "feeds.npz", Path(scratch) / "outputs.npz"
+
+            def run(arrays: Tensors) -> Tensors:
+                npz.save(feeds, arrays)
+                samples = self.put(feeds)
+                with self.collected(agent, results) as there:
+                    agent.call("infer", self.timeout_s, feeds=samples, out=there)
+                with np.load(results, allow_pickle=False) as loaded:
+                    return dict(loaded)
+
+            yield run
 
     def measure(
         self,

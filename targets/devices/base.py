@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Protocol, Tuple
 
-from targets.base import Kernel, Target, precisions
+from targets.base import Kernel, Target, TargetError, precisions
 
+if TYPE_CHECKING:
+    from targets.base import Tensors
+
+
+class DeviceLostError(TargetError):
+    """A device, or the process for this work on it, is gone: nothing is wrong with the work, another may do it."""
+
+
+Run = Callable[["Tensors"], "Tensors"]
 Contestant = Tuple[Target, Path]  # what was built, and the target that built it
 
 
@@ -68,10 +79,49 @@ def kernel(fields: Mapping[str, Any]) -> Kernel:
     return Kernel(fields["kind"], fields["precision"], tuple(fields["names"]))
 
 
+class Bar(Protocol):
+    """One running task."""
+
+    def advance(self, steps: int = 1) -> object:
+        """Count `steps` as done."""
+
+
+@dataclass(frozen=True)
+class Tell:
+    """How a device tells what it does: `bar(label, total)` for what takes time, `warn(line)` for what went wrong."""
+
+    bar: Callable[[str, int], AbstractContextManager[Bar]]
+    warn: Callable[[str], object]
+
+
+class _NoBar:
+    def advance(self, steps: int = 1) -> None:
+        pass
+
+
+SILENT = Tell(lambda label, total: nullcontext(_NoBar()), logging.getLogger("edgesmith.devices").warning)
+
+
 class Device(ABC):
-    """Where a target is built and timed. `targets/devices/NAME.py` holds one subclass."""
+    """Where a target is built and timed. `targets/devices/NAME.py` holds one subclass.
+
+    NAME is the scheme of its URL, or what users type where it needs none.
+    """
 
     name: str
+    boards: int = 1  # machines that work side by side
+
+    @classmethod
+    def at(cls, where: str, options: Mapping[str, str], name: str = "", tell: Tell = SILENT) -> Device:
+        """Make the device that a URL describes, without reaching it; `options` add to those of the URL.
+
+        `name` is what messages call it, the URL without options by default. Raises TargetError.
+        """
+        raise TargetError(f"{where}: device {cls.__name__.lower()} takes no address")
+
+    def why_not(self, target: Target) -> Optional[str]:
+        """Return None if what `target` builds can be run there, else why not, in a few words."""
+        return target.runs_here()
 
     @abstractmethod
     def fingerprint(self, target: Target) -> Fingerprint:
@@ -87,6 +137,10 @@ class Device(ABC):
 
         Writes the outputs, concatenated over samples in order, to the `.npz` file `out`.
         """
+
+    @abstractmethod
+    def opened(self, target: Target, built: Path) -> AbstractContextManager[Run]:
+        """Load an artifact once, to run batches through it as they come: input name to array in, outputs out."""
 
     @abstractmethod
     def measure(
