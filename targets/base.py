@@ -6,6 +6,7 @@ nothing here may import the pipeline, torch, or anything else.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
@@ -125,10 +126,8 @@ class Target(ABC):
             try:
                 found[name] = version(name)
             except PackageNotFoundError:
-                fix = f"'.[{self.extra}]'" if self.extra else name
-                raise TargetError(
-                    f"target {self.name()} needs {name}, which is not installed: pip install {fix}"
-                ) from None
+                needs = f"target {self.name()} needs {name}, which is not installed"
+                raise TargetError(f"{needs}: {_install(name, self.extra)}") from None
         return found
 
     def compiled(self, built: Path) -> Optional[Tuple[Kernel, ...]]:
@@ -142,3 +141,10 @@ class Target(ABC):
     def is_native(self, device: Fingerprint) -> bool:
         """Whether `device` is the kind of machine this target is for; elsewhere latencies are a proxy."""
         return True
+
+
+def _install(name: str, extra: Optional[str]) -> str:
+    """The command that installs a distribution; on a board this package is a zip file and has no extras."""
+    if ".pyz" in __file__:
+        return f"{sys.executable} -m pip install {name}"
+    return f"pip install '.[{extra}]'" if extra else f"pip install {name}"

@@ -19,7 +19,7 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Mapping, NoReturn
+from typing import Any, Mapping, NoReturn, Sequence, Tuple
 
 BEAT = b"\0"
 OLDEST = (3, 8)
@@ -31,7 +31,8 @@ ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 def main(order: Mapping[str, Any]) -> NoReturn:
     """Serve one session as the first line says: `root`, `environment`, `lease_s`; or `kill` an earlier one."""
     if "kill" in order:
-        sys.exit(kill(order["kill"]))
+        kill(order["kill"])
+        sys.exit(0)
     wrong = unfit()
     if wrong:
         say({"error": wrong})
@@ -44,7 +45,8 @@ def main(order: Mapping[str, Any]) -> NoReturn:
     if not child:
         _agent(reading, writing)
     os.close(reading)
-    say({"ready": {"pid": child, "started": started(child), "python": platform.python_version()}})
+    ours = [[pid, started(pid)] for pid in (child, os.getpid())]
+    say({"ready": {"pid": child, "processes": ours, "python": platform.python_version()}})
     code = watch(child, writing, wake, float(order["lease_s"]))
     with suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
@@ -96,13 +98,12 @@ def started(pid: int) -> str:
         return ""
 
 
-def kill(which: Mapping[str, Any]) -> int:
-    """Kill the group of an agent whose guard could not, if it is still that one. Return the exit code."""
-    pid = int(which["pid"])
-    if pid > 1 and which["started"] and started(pid) == which["started"]:
-        with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
-    return 0
+def kill(which: Sequence[Tuple[int, str]]) -> None:
+    """Kill an agent's group and its guard, which could not, as far as they are still those that started then."""
+    for pid, when in which:
+        if int(pid) > 1 and when and started(int(pid)) == when:
+            with suppress(ProcessLookupError):
+                (os.killpg if os.getpgid(int(pid)) == int(pid) else os.kill)(int(pid), signal.SIGKILL)
 
 
 def say(words: Mapping[str, Any]) -> None:

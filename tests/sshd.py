@@ -68,12 +68,12 @@ class Sshd:
         path.write_text(f"[localhost]:{port or self.port} {' '.join(words)}\n")
         return path
 
-    def start(self) -> None:
-        """Start it, and wait until it listens."""
+    def start(self, *prefix: str) -> None:
+        """Start it, through another program if one is given, and wait until it listens."""
         assert SSHD, "the tests need Debian's openssh-server: apt-get install --no-install-recommends openssh-server"
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's empty folder for what has no rights yet
-        command = [SSHD, "-D", "-e", "-f", f"{self.folder}/sshd_config", "-p", str(self.port)]
+        command = [*prefix, SSHD, "-D", "-e", "-f", f"{self.folder}/sshd_config", "-p", str(self.port)]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline_s = time.monotonic() + 20

@@ -189,11 +189,10 @@ class RemoteProcess:
     async def _kill(self) -> None:
         """End an agent whose guard does not, from another session; over the same connection or a new one."""
         order = {"root": self._start.root, "agent": self._start.agent}
-        kill = {"pid": self._ready["pid"], "started": self._ready["started"]}
         with suppress(TargetError, *drops()):
             async with self._link.connection() as connection:
                 process = await self._session(connection)
-                process.stdin.write(json.dumps({**order, "kill": kill}).encode() + b"\n")
+                process.stdin.write(json.dumps({**order, "kill": self._ready["processes"]}).encode() + b"\n")
                 await asyncio.wait_for(process.wait_closed(), END_S)
 
 
