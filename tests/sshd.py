@@ -87,6 +87,8 @@ class Sshd:
 
     def stop(self) -> None:
         """End it together with every session, as a board does that loses power."""
+        if self.process.poll() is not None:
+            return
         for process in (*self.sessions(), psutil.Process(self.process.pid)):
             with suppress(psutil.NoSuchProcess):
                 process.kill()

@@ -9,13 +9,19 @@ from functools import lru_cache
 from typing import Any, Coroutine, TypeVar
 
 T = TypeVar("T")
+_starting = threading.Lock()  # the cache alone would let two threads start a loop each
 
 
 @lru_cache(maxsize=1)
-def _loop() -> asyncio.AbstractEventLoop:
+def _started() -> asyncio.AbstractEventLoop:
     made = asyncio.new_event_loop()
     threading.Thread(target=made.run_forever, name="edgesmith-ssh", daemon=True).start()
     return made
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    with _starting:
+        return _started()
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

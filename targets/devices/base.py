@@ -111,6 +111,11 @@ class Device(ABC):
     name: str
     boards: int = 1  # machines that work side by side
 
+    @property
+    def where(self) -> str:
+        """Its address, for people."""
+        return self.name
+
     @classmethod
     def at(cls, where: str, options: Mapping[str, str], name: str = "", tell: Tell = SILENT) -> Device:
         """Make the device that a URL describes, without reaching it; `options` add to those of the URL.

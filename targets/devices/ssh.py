@@ -40,6 +40,11 @@ class Ssh(AgentDevice):
         """The board at `ssh://[user@]host[:port][?…]`; `options` are those of a devices.yaml."""
         return cls(_address.with_options(_address.parse(where), options), name, tell=tell)
 
+    @property
+    def where(self) -> str:
+        """Its URL, without options."""
+        return self.address.url
+
     @contextmanager
     def agent(self, target: Target) -> Iterator[Agent]:
         """Start an agent there, in a session of its own."""
