@@ -22,7 +22,7 @@ class Compile(Stage):
     on_regression: ClassVar[Policy | None] = None  # it builds what was accepted before it
 
     target: Target
-    device: Device
+    device: Device = field(metadata={"cache": False})  # where it is says nothing: what it is counts
     fingerprint: str  # of the device: engines and blobs are made for one machine
     runtime: Mapping[str, str] = field(metadata={"cache": False})  # versions there, which the fingerprint has too
 

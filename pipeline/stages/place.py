@@ -34,7 +34,7 @@ class Place(Limits, Stage):
     on_regression: ClassVar[Policy | None] = "reject"
 
     target: Target
-    device: Device
+    device: Device = field(metadata={"cache": False})  # where it is says nothing: what it is counts
     fingerprint: str  # of the device: what is fast on one says nothing of another
     runtime: Mapping[str, str] = field(metadata={"cache": False})  # versions there, which the fingerprint has too
     data: DataSpec

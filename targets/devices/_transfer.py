@@ -150,7 +150,7 @@ async def _free_bytes(sftp: Any, path: str) -> Optional[int]:
         raise
     except ssh.SFTPError:
         return None
-    return int(found.bavail * found.frsize)
+    return int(found.bavail * found.frsize) if found.blocks else None  # /proc and the like have no size
 
 
 async def _size(sftp: Any, path: str) -> Optional[int]:
