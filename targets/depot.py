@@ -106,7 +106,7 @@ def sweep(order: Mapping[str, Any]) -> int:
     del order
     oldest_s = time.time() - KEPT_S  # as files have it: no monotonic clock outlives a boot
     gone = 0
-    for folder in ("blobs", "partial", "work", "out"):
+    for folder in FOLDERS:
         for path in (root() / folder).iterdir():
             if path.lstat().st_mtime < oldest_s:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

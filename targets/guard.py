@@ -37,6 +37,7 @@ def main(order: Mapping[str, Any]) -> NoReturn:
     if wrong:
         say({"error": wrong})
         sys.exit(1)
+    os.utime(Path(order["root"], "agent", f"{order['agent']}.pyz"))  # in use: what is not goes some day
     os.environ.update(order["environment"], EDGESMITH_ROOT=order["root"])
     os.chdir(order["root"])
     wake = _wakes()

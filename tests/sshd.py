@@ -108,6 +108,11 @@ class Sshd:
                 found.append(process)
         return found
 
+    def working(self, busy_s: float = 0.0) -> list[psutil.Process]:
+        """Agents alone, without their guards, that have computed for so long."""
+        found = self.agents()
+        return [one for one in found if _parent(one) in {other.pid for other in found} and _used_s(one) >= busy_s]
+
     def drop_connections(self) -> None:
         """Kill sshd's processes of the connections, as if the wire was cut; agents are left to see it."""
         for process in self.sessions():
@@ -124,6 +129,20 @@ def _place(process: psutil.Process) -> str:
         return process.cwd()  # agents and guards work in the folder that the board keeps
     except psutil.Error:
         return ""
+
+
+def _parent(process: psutil.Process) -> int:
+    try:
+        return process.ppid()
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def _used_s(process: psutil.Process) -> float:
+    try:
+        return process.cpu_times().user
+    except psutil.NoSuchProcess:
+        return 0.0
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A board over ssh: a real sshd on loopback. What it builds, runs and times is what this machine would."""
 
+import os
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -145,7 +146,26 @@ def test_a_damaged_file_there_is_sent_again(device: Ssh, board: Sshd, feeds: Pat
             data[-1] ^= 1
             blob.write_bytes(data)
     device.infer(Mobile(), folder, feeds, tmp_path / "o2.npz")
-    assert (tmp_path / "o2.npz").read_bytes() == (tmp_path / "o.npz").read_bytes()
+    with np.load(tmp_path / "o2.npz") as out, np.load(feeds) as given:
+        np.testing.assert_array_equal(out["y"], np.maximum(given["x"], 0))
+
+
+def test_what_nobody_used_for_long_goes_and_the_rest_stays(own_board: Sshd, tmp_path: Path) -> None:
+    (tmp_path / "new.bin").write_bytes(b"new")
+    (tmp_path / "old.bin").write_bytes(b"old")
+    device = Ssh.at(own_board.url(), {})
+    there = {name: device.put(tmp_path / f"{name}.bin") for name in ("new", "old")}
+    (own_board.kept / "out" / "left").mkdir()
+    (own_board.kept / "agent" / f"{'0' * 64}.pyz").touch()
+    for path in (*own_board.kept.glob("*/*"),):
+        if path.is_dir() or path.suffix == ".pyz" or path.read_bytes() == b"old":
+            os.utime(path, (0, 0))
+    device.fingerprint(Mobile())
+    assert [path.read_bytes() for path in (own_board.kept / "blobs").iterdir()] == [b"new"]
+    assert not list((own_board.kept / "out").iterdir())
+    assert device.put(tmp_path / "old.bin") == there["old"]
+    assert len(list((own_board.kept / "blobs").iterdir())) == 2
+    device.close()
 
 
 def test_more_agents_at_once_than_a_connection_has_sessions(device: Ssh) -> None:

@@ -22,7 +22,15 @@ def test_what_runs_there_is_python_3_8(path: Path) -> None:
 
 
 def test_what_runs_there_uses_the_library_of_python_3_8() -> None:
-    command = [sys.executable, "-c", "import vermin; vermin.main()", "-t=3.8-", "--no-tips", "--violations", *map(str, SOURCES)]
+    command = [
+        sys.executable,
+        "-c",
+        "import vermin; vermin.main()",
+        "-t=3.8-",
+        "--no-tips",
+        "--violations",
+        *map(str, SOURCES),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 

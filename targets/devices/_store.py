@@ -44,6 +44,7 @@ class BoardStore:
         self._lock = Lock()
         self._root: Optional[str] = None
         self._agent: Optional[str] = None
+        self._swept = False
 
     def root(self) -> str:
         """The folder there that all is kept under."""
@@ -63,6 +64,12 @@ class BoardStore:
                     _loop.run(upload(self.link, data, (f"{root}/partial/{digest}.pyz", final), lambda _: None))
                 self._agent = digest
             return self._agent
+
+    def tidy(self) -> bool:
+        """Whether it is time to have the board swept: once in the life of this process."""
+        with self._lock:
+            due, self._swept = not self._swept, True
+            return due
 
     def put(self, path: Path) -> str:
         """Send a file, or all files of a folder, and return its path there, which an agent must `arrange` first."""

@@ -53,6 +53,8 @@ class Ssh(AgentDevice):
         process = RemoteProcess(self._store.link, start)
         _loop.run(process.open())
         try:
+            if self._store.tidy():
+                _loop.run(process.call("sweep", self.timeout_s, {}))
             yield _Handle(process, self._store)
         finally:
             _loop.run(process.close())
