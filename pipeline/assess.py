@@ -14,6 +14,7 @@ from pipeline.fingerprint import of_file
 from pipeline.lowering import LOWERED, Lowered, left_out, lowered_files
 from pipeline.measure import Meter, ratio_of
 from pipeline.recipe import Recipe
+from pipeline.report.board import board_report
 from pipeline.report.schema import (
     Coverage,
     DeviceInfo,
@@ -158,6 +159,7 @@ class Assessor:
             "ran": dict(mine.precision),
             "coverage": coverage(built.placed, mine.kernels),
             "warnings": mine.warnings,
+            "board": board_report(mine.board),
         }
         return self._row(done, built, self._verdict(built, source, previous, ratio), fields)
 

@@ -7,6 +7,7 @@ from pipeline import plugins
 from pipeline.device_files import Named, configured
 from pipeline.errors import UserError
 from targets.base import Target
+from targets.board.options import UNHELD, Board
 from targets.devices.base import SILENT, Device, Fingerprint, Tell
 from targets.devices.pool import Pool
 
@@ -24,8 +25,8 @@ class Place:
     proxy: bool  # it runs, but on another kind of device than the target is for
 
 
-def place(target: Target, spec: str | None, tell: Tell = SILENT, beside: Path = Path()) -> Place:
-    """Resolve DEVICE for a target; names are looked up in `beside`/devices.yaml too.
+def place(target: Target, spec: str | None, tell: Tell = SILENT, beside: Path = Path(), board: Board = UNHELD) -> Place:
+    """Resolve DEVICE for a target; names are looked up in `beside`/devices.yaml too. It is held as `board` says.
 
     Raises UserError where the two cannot go together, TargetError where the device cannot be reached.
     """
@@ -40,9 +41,11 @@ def place(target: Target, spec: str | None, tell: Tell = SILENT, beside: Path = 
             f"DEVICE={spec}: target {target.name()} is built on the board; use DEVICE=ssh://user@host, or DEVICE=none"
         )
     device = resolve(LOCAL if spec == NONE else spec, tell, beside)
+    device = device if board == UNHELD else device.on(board)
     machine = device.fingerprint(target)
     why_not = device.why_not(target) or ("no device" if spec == NONE else None)
-    return Place(device, machine, why_not, proxy=why_not is None and not target.is_native(machine))
+    real = target.is_native(machine) and not machine.emulator
+    return Place(device, machine, why_not, proxy=why_not is None and not real)
 
 
 def resolve(spec: str, tell: Tell = SILENT, beside: Path = Path()) -> Device:

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pipeline.store import Artifact, Store
 from pipeline.tasks.base import Task
 from targets import stats
 from targets.base import Target
+from targets.board.seen import Seen
 from targets.devices.base import Device, Fingerprint, Measurement, Timing, kernel
 from targets.npz import save
 
@@ -106,6 +108,7 @@ class Meter:
             "race": {name: self.digest(path) for name, (_, path) in contestants.items()},
             "targets": {name: fingerprint.plain(target) for name, (target, _) in contestants.items()},
             "timing": asdict(self.timing),
+            "board": self.device.board.as_dict(),
             "data": self.data.version,
             **self._place(),
         }
@@ -116,7 +119,8 @@ class Meter:
                 save(feeds, {INPUT: self.data.load().test[:FEEDS][0]})
                 label = f"time {' / '.join(contestants)}"
                 with self.progress.bar(label, self.timing.rounds) as bar:
-                    result = self.device.measure(contestants, feeds, self.timing, bar.advance)
+                    wait = partial(bar.advance, 0)
+                    result = self.device.measure(contestants, feeds, self.timing, bar.advance, wait)
             (out / "timing.json").write_text(json.dumps({n: asdict(m) for n, m in result.items()}))
 
         loaded = self._json(parts, work, "timing.json")
@@ -170,6 +174,7 @@ def measurement(fields: Mapping[str, Any]) -> Measurement:
         "warmup_ns": tuple(fields["warmup_ns"]),
         "kernels": tuple(kernel(told) for told in fields["kernels"]),
         "warnings": tuple(fields["warnings"]),
+        "board": Seen.of(fields["board"]),
     }
     return Measurement(**{**fields, **lists})
 

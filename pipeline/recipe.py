@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline import options, plugins
+from pipeline.board_section import BoardSection
 from pipeline.core import PREVIOUS, Policy, Stage
 from pipeline.errors import UserError
 from pipeline.fingerprint import of_file
@@ -16,6 +17,7 @@ from pipeline.options import Where
 from pipeline.references import DataSpec, ModelSpec, data_spec, factory, weights_file
 from pipeline.tasks.base import Task
 from targets.base import Target, TargetError
+from targets.board.options import Board
 from targets.devices.base import Timing
 
 # what stages take from the recipe's other sections, by field name
@@ -76,6 +78,7 @@ class Sections(_Section):
     task: str = "classification"
     budget: Budget = Budget()
     timing: TimingSection = TimingSection()
+    board: BoardSection = BoardSection()
     stages: Annotated[dict[str, Any], Field(description="stage name to options, in the order they run")]
     targets: Annotated[dict[str, Any], Field(description="target name to options")] = {}
 
@@ -92,6 +95,11 @@ class Recipe:
     def timing(self) -> Timing:
         """How to time."""
         return Timing(**self.sections.timing.model_dump())
+
+    @property
+    def board(self) -> Board:
+        """How to hold the device still."""
+        return Board(**self.sections.board.model_dump())
 
     def target(self, name: str) -> Target:
         """The target of that name with the recipe's options. Raises UserError."""

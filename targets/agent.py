@@ -24,6 +24,7 @@ import time
 import traceback
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Callable, Dict, Iterator, Mapping, NoReturn, Optional
 
@@ -31,6 +32,7 @@ import numpy as np
 
 from targets import depot, npz, plugins, timing
 from targets.base import NoDeviceError, TargetError
+from targets.board.orders import orders as board_orders
 from targets.fingerprint import fingerprint
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class Agent:
             "precision": lambda _: self._loaded().precision(),
             "usage": lambda _: {"memory_peak_bytes": memory_peak_bytes(), "cpu_s": time.process_time()},
             **depot.ORDERS,
+            **board_orders(lambda: partial(self._loaded(), self._feeds)),
         }
 
     def _build(self, order: Order) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from targets.base import Kernel
+from targets.board.seen import UNSEEN, Seen
 from targets.cpuinfo import usable_cores
 from targets.devices.base import Measurement, Timing
 from targets.stats import coefficient_of_variation, quantile
@@ -32,6 +33,7 @@ class Run:
     cpu_s: float = 0.0  # processor time over the timed rounds
     memory_peak_bytes: int = 0
     kernels: Tuple[Kernel, ...] = ()
+    board: Seen = UNSEEN
     blocks_ns: List[Tuple[int, ...]] = field(default_factory=list)
 
     def warm(self, reply: Mapping[str, Any]) -> None:
@@ -56,6 +58,7 @@ def joined(launches: Sequence[Run]) -> Run:
         cpu_s=sum(run.cpu_s for run in launches),
         memory_peak_bytes=max(run.memory_peak_bytes for run in launches),
         kernels=first.kernels,
+        board=Seen.joined([run.board for run in launches]),
         blocks_ns=[block for run in launches for block in run.blocks_ns],
     )
 
@@ -122,7 +125,8 @@ def measurement(run: Run, timing: Timing, shared: Tuple[str, ...]) -> Measuremen
         load_s=run.load_s,
         memory_peak_bytes=run.memory_peak_bytes,
         kernels=run.kernels,
-        warnings=(*_warnings(run, timing), *shared),
+        warnings=(*_warnings(run, timing), *shared, *run.board.warnings),
+        board=run.board,
     )
 
 

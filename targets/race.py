@@ -13,6 +13,8 @@ from typing import Any, Callable, Dict, List, Mapping, Protocol, Tuple
 import numpy as np
 
 from targets.base import Target
+from targets.board.options import UNHELD, Board
+from targets.board.watch import Watch
 from targets.comparison import Clock, Run, joined, measurement, shares
 from targets.devices.base import Measurement, Timing, kernel
 from targets.plugins import spec
@@ -34,6 +36,8 @@ class Race:
     feeds: str  # .npz on the device
     timeout_s: float  # of each order
     on_round: Callable[[], object]
+    board: Board = UNHELD
+    on_wait: Callable[[str], object] = lambda _: None
 
     def run(self, timing: Timing) -> Dict[str, Measurement]:
         """Time them; the rounds are spread over `timing.launches` sets of fresh processes.
@@ -54,14 +58,21 @@ class Race:
         with ExitStack() as stack:
             agents = {name: stack.enter_context(self.start(target)) for name, (target, _) in self.built.items()}
             runs = {name: self._load(agents[name], *self.built[name]) for name in self.built}
+            watch = Watch(agents, self.board, self.timeout_s)
+            watch.cool(self.on_wait)
             clock = Clock(timing.max_s)
             for name, run in runs.items():
                 run.warm(agents[name].call("warm", self.timeout_s, limit_s=timing.max_s / 4 / len(runs)))
+            watch.begin()
             self._rounds(agents, runs, timing, clock)
+            seen = watch.end()
             for name, run in runs.items():
                 run.finish(agents[name].call("usage", self.timeout_s))
                 run.kernels = tuple(kernel(told) for told in agents[name].call("kernels", self.timeout_s))
-            return runs, clock.warnings(sum(run.cpu_s for run in runs.values()))
+            disturbed = clock.warnings(sum(run.cpu_s for run in runs.values()))
+            for name, run in runs.items():
+                run.board = seen.spending(watch.energy(name))
+            return runs, disturbed
 
     def _load(self, agent: Agent, target: Target, built: str) -> Run:
         found = agent.call("load", self.timeout_s, **spec(target), built=built, feeds=self.feeds)

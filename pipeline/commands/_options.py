@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.progress import Progress
     from pipeline.store import Store
     from targets.base import Target
+    from targets.board.options import Board
     from targets.devices.base import Tell
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -121,11 +122,12 @@ def made(name: str, given: Mapping[str, Any] | None = None) -> "Target":
     return cls(**{key: value for key, value in (given or {}).items() if key in known})
 
 
-def place(target: "Target", device: str | None, beside: Path = Path()) -> "Place":
-    """Where to build and run it; named devices are looked up in `beside` too."""
+def place(target: "Target", device: str | None, beside: Path = Path(), board: "Board | None" = None) -> "Place":
+    """Where to build and run it, held as `board` says; named devices are looked up in `beside` too."""
     from pipeline.devices import place as resolve
+    from targets.board.options import UNHELD
 
-    return resolve(target, device, telling(), beside)
+    return resolve(target, device, telling(), beside, board or UNHELD)
 
 
 def numbers(given: tuple[str, ...]) -> dict[str, float]:
@@ -170,4 +172,5 @@ def job(
 
     loaded = load(recipe, overrides)
     resolved = loaded.target(target)
-    return Job(loaded, resolved, place(resolved, device, loaded.path.parent), store, progress())
+    where = place(resolved, device, loaded.path.parent, loaded.board)
+    return Job(loaded, resolved, where, store, progress())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from abc import abstractmethod
 from base64 import b64decode, b64encode
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Callable, Dict, Iterator, Mapping, Optional
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Callable, Dict, Iterator, Mapping, Optional
 import numpy as np
 
 from targets import npz
-from targets.base import Target
+from targets.base import Target, TargetError
 from targets.devices.base import Contestant, Device, Fingerprint, Measurement, Run, Timing
 from targets.plugins import spec
 from targets.race import Agent, Race
@@ -56,7 +56,7 @@ class AgentDevice(Device):
 
     def fingerprint(self, target: Target) -> Fingerprint:
         """Describe the device as an agent for `target` sees it."""
-        with self.agent(target) as agent:
+        with self._held(target), self.agent(target) as agent:
             found = agent.call("fingerprint", self.timeout_s, **spec(target))
         return Fingerprint(**{**found, "features": tuple(found["features"])})
 
@@ -69,7 +69,7 @@ class AgentDevice(Device):
     def build(self, target: Target, onnx: Path, out: Path) -> None:
         """Compile in a process of its own: a compiler that crashes takes nothing along."""
         model = self.put(onnx)  # before there is an agent: transfers outlive a lost connection, agents do not
-        with self.agent(target) as agent, self.collected(agent, out) as there:
+        with self._held(target), self.agent(target) as agent, self.collected(agent, out) as there:
             agent.call("build", self.timeout_s, **spec(target), onnx=model, out=there)
 
     def infer(self, target: Target, built: Path, feeds: Path, out: Path) -> None:
@@ -107,10 +107,29 @@ class AgentDevice(Device):
         feeds: Path,
         timing: Timing,
         on_round: Callable[[], object] = lambda: None,
+        on_wait: Callable[[str], object] = lambda _: None,
     ) -> Dict[str, Measurement]:
         """Time artifacts against each other: fresh processes, interleaved blocks in random order.
 
         `feeds` gives the first batch, which every call runs.
         """
         there = {name: (target, self.put(path)) for name, (target, path) in built.items()}
-        return Race(self.agent, there, self.put(feeds), self.timeout_s, on_round).run(timing)
+        race = Race(self.agent, there, self.put(feeds), self.timeout_s, on_round, self.board, on_wait)
+        with self._held(next(target for target, _ in built.values())):
+            return race.run(timing)
+
+    @contextmanager
+    def _held(self, target: Target) -> Iterator[None]:
+        """Hold the board as it is to be measured, where that is asked for; a keeper there outlives this line."""
+        if not self.board.holds:
+            yield
+            return
+        with self.agent(target) as agent:
+            agent.call("hold", self.timeout_s, board=self.board.held())
+            try:
+                yield
+            except BaseException:
+                with suppress(TargetError):  # what went wrong before matters more
+                    agent.call("release", self.timeout_s)
+                raise
+            agent.call("release", self.timeout_s)

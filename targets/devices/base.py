@@ -7,11 +7,13 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Protocol, Tuple
 
 from targets.base import Kernel, Target, TargetError, precisions
+from targets.board.options import UNHELD, Board
+from targets.board.seen import UNSEEN, Seen
 
 if TYPE_CHECKING:
     from targets.base import Tensors
@@ -38,6 +40,9 @@ class Fingerprint:
     python: str
     runtime: Mapping[str, str]  # distribution -> version
     accelerator: str = ""  # name of the GPU or of the Jetson module, "" for none
+    power_mode: str = ""  # of nvpmodel, "" without
+    clocks: Mapping[str, str] = field(default_factory=dict)  # range that each may take: "cpu0-5": "729-1510 MHz"
+    emulator: str = ""  # what stands in for the processor: "qemu", "" for none
 
     @property
     def digest(self) -> str:
@@ -67,6 +72,7 @@ class Measurement:
     memory_peak_bytes: int  # peak resident set of the process that ran it
     kernels: Tuple[Kernel, ...]  # as Runner.kernels
     warnings: Tuple[str, ...] = field(default=())
+    board: Seen = UNSEEN
 
     @property
     def precision(self) -> Dict[str, int]:
@@ -110,6 +116,7 @@ class Device(ABC):
 
     name: str
     boards: int = 1  # machines that work side by side
+    board: Board = UNHELD  # how the device is held still meanwhile
 
     @property
     def where(self) -> str:
@@ -123,6 +130,10 @@ class Device(ABC):
         `name` is what messages call it, the URL without options by default. Raises TargetError.
         """
         raise TargetError(f"{where}: device {cls.__name__.lower()} takes no address")
+
+    def on(self, board: Board) -> Device:
+        """The same device, held as `board` says."""
+        return replace(self, board=board)  # type: ignore[type-var]
 
     def why_not(self, target: Target) -> Optional[str]:
         """Return None if what `target` builds can be run there, else why not, in a few words."""
@@ -154,8 +165,9 @@ class Device(ABC):
         feeds: Path,
         timing: Timing,
         on_round: Callable[[], object] = lambda: None,
+        on_wait: Callable[[str], object] = lambda _: None,
     ) -> Dict[str, Measurement]:
         """Time artifacts against each other: fresh process each, interleaved blocks in random order.
 
         Each comes with its target, as the same runtime may be set up differently. `on_round` is called after
-        each round."""
+        each round, `on_wait` with what it waits for."""

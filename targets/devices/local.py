@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Dict, Iterator, Mapping
 
 from targets.base import Target, TargetError
+from targets.board.options import UNHELD, Board
 from targets.client import AgentProcess, start
 from targets.devices._agents import THREADS, AgentDevice
 from targets.devices.base import SILENT, Run, Tell
@@ -24,6 +25,7 @@ class Local(AgentDevice):
 
     name: str = "local"
     timeout_s: float = 1800.0
+    board: Board = UNHELD
 
     @classmethod
     def at(cls, where: str, options: Mapping[str, str], name: str = "", tell: Tell = SILENT) -> Local:

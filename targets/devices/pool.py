@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 from targets.base import Target, TargetError
+from targets.board.options import UNHELD, Board
+from targets.board.seen import Seen
 from targets.comparison import shares
 from targets.devices.base import (
     SILENT,
@@ -72,6 +74,7 @@ class Pool(Device):
     name: str
     members: Tuple[Device, ...]
     tell: Tell = SILENT
+    board: Board = UNHELD
     _crew: _Crew = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -86,6 +89,10 @@ class Pool(Device):
     def at(cls, where: str, options: Mapping[str, str], name: str = "", tell: Tell = SILENT) -> Pool:
         """Raise TargetError: pools have names."""
         raise TargetError(f"DEVICE={where}: a pool is named in devices.yaml, under pools, and used by that name")
+
+    def on(self, board: Board) -> Pool:
+        """Hold every board so."""
+        return replace(self, members=tuple(member.on(board) for member in self.members), board=board)
 
     def fingerprint(self, target: Target) -> Fingerprint:
         """What all boards that answer have in common. Raises TargetError where they differ."""
@@ -121,13 +128,15 @@ class Pool(Device):
         feeds: Path,
         timing: Timing,
         on_round: Callable[[], object] = lambda: None,
+        on_wait: Callable[[str], object] = lambda _: None,
     ) -> Dict[str, Measurement]:
         """Spread the sets of processes over the boards; what a dying board leaves is done again on another."""
         parts = [replace(share, launches=1) for share in shares(timing)]
         with ThreadPoolExecutor(self.boards) as threads:
-            found = list(
-                threads.map(lambda part: self._on_one(lambda b: b.measure(built, feeds, part, on_round)), parts)
+            measured = threads.map(
+                lambda part: self._on_one(lambda b: b.measure(built, feeds, part, on_round, on_wait)), parts
             )
+            found = list(measured)
         return {name: joined([part[name] for part in found]) for name in built}
 
     def _on_one(self, work: Callable[[Device], T]) -> T:
@@ -171,6 +180,7 @@ def joined(parts: Sequence[Measurement]) -> Measurement:
         warmup_ns=tuple(chain.from_iterable(part.warmup_ns for part in parts)),
         memory_peak_bytes=max(part.memory_peak_bytes for part in parts),
         warnings=tuple(dict.fromkeys(chain.from_iterable(part.warnings for part in parts))),
+        board=Seen.joined([part.board for part in parts]),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterator, Mapping
 
 from targets import depot, names
 from targets.base import Target, TargetError
+from targets.board.options import UNHELD, Board
 from targets.devices import _address, _loop
 from targets.devices._address import Address
 from targets.devices._agents import THREADS, AgentDevice
@@ -29,6 +30,7 @@ class Ssh(AgentDevice):
     timeout_s: float = 1800.0
     lease_s: float = LEASE_S  # an agent that has heard nothing for so long ends
     tell: Tell = SILENT
+    board: Board = UNHELD
     _store: BoardStore = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
