@@ -24,7 +24,6 @@ import time
 import traceback
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Callable, Dict, Iterator, Mapping, NoReturn, Optional
 
@@ -65,7 +64,7 @@ class Agent:
             "precision": lambda _: self._loaded().precision(),
             "usage": lambda _: {"memory_peak_bytes": memory_peak_bytes(), "cpu_s": time.process_time()},
             **depot.ORDERS,
-            **board_orders(lambda: partial(self._loaded(), self._feeds)),
+            **board_orders(lambda: (self._loaded(), self._feeds)),
         }
 
     def _build(self, order: Order) -> None:

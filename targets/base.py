@@ -12,7 +12,19 @@ from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Dict, Iterable, Mapping, Optional, Protocol, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Protocol,
+    Tuple,
+    runtime_checkable,
+)
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -64,6 +76,17 @@ class Kernel:
     names: Tuple[str, ...]  # of ONNX nodes it computes or tensors it writes, as far as the runtime tells
 
 
+@dataclass(frozen=True)
+class Layer:
+    """What one layer of a compiled model took, as the runtime's own profiler tells."""
+
+    name: str  # of the ONNX node, or of what the runtime made of several
+    kind: str  # the runtime's own word, e.g. "Convolution"
+    kernel: str  # the code that ran it, e.g. "brgemm_avx512_i8"; "" where the runtime does not say
+    precision: str  # "i8", "f32" …; "" where the runtime does not say
+    time_ns: int  # median over the profiled calls
+
+
 def precisions(kernels: Iterable[Kernel]) -> Dict[str, int]:
     """Count kernels by precision."""
     return dict(sorted(Counter(kernel.precision for kernel in kernels).items()))
@@ -87,6 +110,16 @@ class Runner(Protocol):
 
     def precision(self) -> Dict[str, int]:
         """How many of `kernels` run in each precision, e.g. {"i8": 21}."""
+
+
+@runtime_checkable
+class OwnClock(Protocol):
+    """A runner that only its runtime can time: calls from here would time something else, such as a process's start."""
+
+    notes: Tuple[str, ...]  # what the report must say of these times
+
+    def block(self, feeds: Tensors, calls: int) -> List[int]:
+        """Nanoseconds of each of `calls` calls, warmed up before."""
 
 
 @dataclass(frozen=True)

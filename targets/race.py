@@ -71,7 +71,7 @@ class Race:
                 run.kernels = tuple(kernel(told) for told in agents[name].call("kernels", self.timeout_s))
             disturbed = clock.warnings(sum(run.cpu_s for run in runs.values()))
             for name, run in runs.items():
-                run.board = seen.spending(watch.energy(name))
+                run.board = watch.of(name, seen)
             return runs, disturbed
 
     def _load(self, agent: Agent, target: Target, built: str) -> Run:

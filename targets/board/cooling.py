@@ -22,9 +22,10 @@ def wait(
     """
     if board.cool_below_c is None:
         return None
-    deadline_s = time.monotonic() + board.cool_limit_s
+    deadline_s = None
     while True:
         warmest = read().hottest
+        deadline_s = deadline_s or time.monotonic() + board.cool_limit_s
         if warmest is None:
             raise TargetError("cool_below_c: this machine shows no temperature; leave it out")
         name, celsius = warmest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Callable, Mapping, Optional, Protocol
 
 from targets.board import cooling
@@ -40,7 +41,12 @@ class Watch:
         after = self._look()
         return Seen.around(self._before or after, after, self._cooled)
 
-    def energy(self, name: str) -> Optional[Energy]:
+    def of(self, name: str, seen: Seen) -> Seen:
+        """What was seen, with the energy of one artifact and what its times need said of them."""
+        notes = self._agents[name].call("notes", self._timeout_s)
+        return replace(seen.spending(self._energy(name)), warnings=(*seen.warnings, *notes))
+
+    def _energy(self, name: str) -> Optional[Energy]:
         """What calls of one artifact take; None where nothing measures power, which is asked only once."""
         if not self._rails:
             return None
