@@ -21,7 +21,7 @@ EXTRA_gpu := $(shell command -v nvidia-smi >/dev/null && echo tensorrt || echo r
 EXTRA     := $(EXTRA_$(TARGET))
 
 .DEFAULT_GOAL := help
-.PHONY: help install deploy plan test sshd nightly lint type bench checkpoint docker clean
+.PHONY: help install deploy plan test sshd nightly armboard lint type bench checkpoint docker clean
 .DELETE_ON_ERROR:
 
 help: ## what there is
@@ -59,6 +59,9 @@ sshd: ## Debian's openssh-server, which tests of devices over ssh start on a por
 
 nightly: $(VENV)/.ready ## 2000 random networks, pruned, proved, trained and exported (an hour or two)
 	$(BIN)/pytest --hypothesis-profile=nightly tests/test_pipeline_pruning_random_nets.py
+
+armboard: $(VENV)/.ready ## every mobile artifact of the store on an emulated ARM64 board (root; docs/arm-board.md)
+	PYTHONPATH=. $(BIN)/python benchmarks/arm_board.py --recipe '$(RECIPE)'
 
 lint: $(VENV)/.ready ## style, import contracts
 	$(BIN)/ruff check .
