@@ -9,7 +9,7 @@ from pathlib import Path
 from arm_rootfs import SITE
 
 COUNT = re.compile(r"^insns: (\d+)", re.MULTILINE)
-FEW, MANY = 2, 12  # calls of the two processes: loading, warming up and leaving are in both
+FEW, MANY = 1, 4  # calls of the two processes: loading, warming up and leaving are in both
 # Loads the model, runs one image so often, and ends without the interpreter's own clean-up.
 SCRIPT = """
 import os, sys

@@ -38,6 +38,12 @@ class EnergyReport(_Model):
     per_call_mj: Annotated[dict[str, float], Field(description="by rail, the median over the sets of processes")]
     sets_mj: Annotated[tuple[dict[str, float], ...], Field(description="of each set of processes")]
 
+    def line(self) -> str:
+        """The figure in words: of the rail that holds the others, else of each."""
+        shown = {self.rail: self.per_call_mj[self.rail]} if self.rail else self.per_call_mj
+        words = ", ".join(f"{mj:.3g} mJ on {rail}" for rail, mj in shown.items())
+        return f"a call takes {words} ({self.source}, idle power included)"
+
 
 class BoardReport(_Model):
     """The board around the timed rounds: two readings for each set of processes."""
