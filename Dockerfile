@@ -3,7 +3,7 @@
 FROM python:3.11-slim-bookworm
 
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends make git curl ca-certificates \
+    && apt-get install --yes --no-install-recommends make git curl ca-certificates openssh-server \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 edgesmith \
     && install --directory --owner edgesmith /edgesmith

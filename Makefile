@@ -22,12 +22,13 @@ EXTRA_gpu := $(shell command -v nvidia-smi >/dev/null && echo tensorrt || echo r
 EXTRA     := $(EXTRA_$(TARGET))
 
 .DEFAULT_GOAL := help
-.PHONY: help install deploy check plan test nightly lint type bench checkpoint docker clean
+.PHONY: help install deploy check plan test sshd nightly armboard lint type bench checkpoint docker clean
 .DELETE_ON_ERROR:
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
-	@echo "  variables    TARGET=cpu|mobile|gpu|jetson RECIPE=… DEVICE=local|none OUT=… SET='key=value …' BASELINE=… TORCH_INDEX=…"
+	@echo "  variables    TARGET=cpu|mobile|gpu|jetson RECIPE=… DEVICE=local|none|ssh://user@host|NAME OUT=… SET='key=value …'"
+	@echo "               BASELINE=… TORCH_INDEX=…"
 
 install: $(VENV)/.ready ## the virtual environment, pinned versions, the package editable
 
@@ -42,22 +43,31 @@ $(VENV)/.ready-%: $(VENV)/.ready
 	@touch $@
 
 READY = $(VENV)/.ready $(if $(EXTRA),$(VENV)/.ready-$(EXTRA))
-FLAGS = --target $(TARGET) $(if $(DEVICE),--device '$(DEVICE)') $(foreach s,$(SET),--set '$(s)')
+quoted = '$(subst ','\'',$(1))'
+FLAGS = --target $(call quoted,$(TARGET)) $(if $(DEVICE),--device $(call quoted,$(DEVICE))) \
+	$(foreach s,$(SET),--set $(call quoted,$(s)))
 
 deploy: $(READY) ## run a recipe for a target: OUT/<recipe>/<target>/
-	@$(BIN)/edgesmith deploy '$(RECIPE)' $(FLAGS) --out '$(OUT)'
+	@$(BIN)/edgesmith deploy $(call quoted,$(RECIPE)) $(FLAGS) --out $(call quoted,$(OUT))
 
 check: $(READY) ## judge what deploy wrote against BASELINE (edgesmith baseline save): docs/ci.md
-	@$(BIN)/edgesmith check '$(OUT)/$(basename $(notdir $(RECIPE)))/$(TARGET)' --baseline '$(BASELINE)' $(if $(DEVICE),--device '$(DEVICE)')
+	@$(BIN)/edgesmith check $(call quoted,$(OUT)/$(basename $(notdir $(RECIPE)))/$(TARGET)) \
+	  --baseline $(call quoted,$(BASELINE)) $(if $(DEVICE),--device $(call quoted,$(DEVICE)))
 
 plan: $(READY) ## what deploy would run, and why
-	@$(BIN)/edgesmith plan '$(RECIPE)' $(FLAGS)
+	@$(BIN)/edgesmith plan $(call quoted,$(RECIPE)) $(FLAGS)
 
-test: $(VENV)/.ready ## the tests
+test: $(VENV)/.ready sshd ## the tests
 	$(BIN)/pytest
+
+sshd: ## Debian's openssh-server, which tests of devices over ssh start on a port of their own; needs root
+	@tests/install-sshd
 
 nightly: $(VENV)/.ready ## 2000 random networks, pruned, proved, trained and exported (an hour or two)
 	$(BIN)/pytest --hypothesis-profile=nightly tests/test_pipeline_pruning_random_nets.py
+
+armboard: $(VENV)/.ready ## every mobile artifact of the store on an emulated ARM64 board (root; docs/arm-board.md)
+	PYTHONPATH=. $(BIN)/python benchmarks/arm_board.py --recipe '$(RECIPE)'
 
 lint: $(VENV)/.ready ## style, import contracts
 	$(BIN)/ruff check .

@@ -14,6 +14,7 @@ from pipeline.fingerprint import of_file
 from pipeline.lowering import LOWERED, Lowered, left_out, lowered_files
 from pipeline.measure import Meter, ratio_of
 from pipeline.recipe import Recipe
+from pipeline.report.board import board_report
 from pipeline.report.schema import (
     Coverage,
     DeviceInfo,
@@ -159,6 +160,7 @@ class Assessor:
             "ran": dict(mine.precision),
             "coverage": coverage(built.placed, mine.kernels),
             "warnings": mine.warnings,
+            "board": board_report(mine.board),
         }
         return self._row(done, built, self._verdict(built, source, previous, ratio), fields)
 
@@ -201,7 +203,7 @@ class Assessor:
             params=info.params if info else None,
             macs=info.macs if info else None,
             metrics=built.metrics,
-            runtime=dict(built.meter.target.versions()),
+            runtime=dict(built.meter.fingerprint.runtime),
             precision=Precision(requested=str(getattr(built.meter.target, "precision", "f32")), ran=ran),
             device=None if why_not else self._device(built),
             proxy=self.proxy and not why_not,

@@ -123,7 +123,6 @@ def bench(network: Network, spot: Spot, store: Store, feeds: Feeds) -> Iterator[
                 "feeds": {name: [str(array.dtype), list(array.shape)] for name, array in feeds.items()},
                 "target": {"name": spot.target.name(), "fields": fingerprint.plain(spot.target)},
                 "scheme": asdict(spot.target.scheme),
-                "versions": spot.target.versions(),
                 "device": spot.fingerprint,
                 "code": fingerprint.code_behind(_modules(spot)),
             }

@@ -68,6 +68,7 @@ class Job:
             "align": self.target.align,
             "device": self.place.device,
             "fingerprint": self.place.fingerprint.digest,
+            "runtime": dict(self.place.fingerprint.runtime),
             "task": meter.task,
             "timing": self.recipe.timing,
             "allowed_drop": self.recipe.sections.budget.max_drop,
@@ -102,7 +103,6 @@ def deploy(job: Job, out: Path) -> Report:
         raise UserError(
             f"{job.recipe.path}: deploying takes the stages export and compile at the end, got {' → '.join(names)}"
         )
-    job.target.versions()
     stages, meter = job.stages()
     assessor = Assessor(meter, job.recipe, job.place.proxy)
     done = run(stages, job.store, assessor.on_done, job.progress, job.slot)
@@ -140,7 +140,7 @@ def _report(job: Job, assessor: Assessor) -> Report:
         recipe=job.recipe.name,
         target=job.target.name(),
         created=now.isoformat(timespec="seconds"),
-        versions=_versions(job.target),
+        versions=_versions(job.place),
         git_commit=_git_commit(job.recipe.path.parent),
         budget=job.recipe.sections.budget.model_dump(),
         timing=job.recipe.sections.timing.model_dump(),
@@ -165,9 +165,9 @@ def _manifest(folder: Path, report: Report, shapes: Mapping[str, Shape], job: Jo
     }
 
 
-def _versions(target: Target) -> dict[str, str]:
+def _versions(place: Place) -> dict[str, str]:
     found: Mapping[str, str] = {name: version(name) for name in DISTRIBUTIONS}
-    return {"python": platform.python_version(), **found, **target.versions()}
+    return {"python": platform.python_version(), **found, **place.fingerprint.runtime}
 
 
 def _git_commit(folder: Path) -> str | None:

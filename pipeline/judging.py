@@ -80,7 +80,7 @@ def running(model: ModelProto | Path, inputs: tuple[Input, ...], target: Target,
         built = Path(folder) / "built"
         built.mkdir()
         place.device.build(target, path, built)
-        with target.open(built) as runner:
+        with place.device.opened(target, built) as runner:
             yield any_batch(runner, inputs)
 
 

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from pipeline.store import Artifact, Store
 from pipeline.tasks.base import Task
 from targets import intervals
 from targets.base import Layer, Target
+from targets.board.seen import Seen
 from targets.devices.base import Device, Fingerprint, Measurement, Timing, kernel
 from targets.npz import save
 
@@ -106,6 +108,7 @@ class Meter:
             "race": {name: self.digest(path) for name, (_, path) in contestants.items()},
             "targets": {name: fingerprint.plain(target) for name, (target, _) in contestants.items()},
             "timing": asdict(self.timing),
+            "board": self.device.board.as_dict(),
             "data": self.data.version,
             **self._place(),
         }
@@ -116,7 +119,8 @@ class Meter:
                 save(feeds, {INPUT: self.data.load().test[:FEEDS][0]})
                 label = f"time {' / '.join(contestants)}"
                 with self.progress.bar(label, self.timing.rounds) as bar:
-                    result = self.device.measure(contestants, feeds, self.timing, bar.advance)
+                    wait = partial(bar.advance, 0)
+                    result = self.device.measure(contestants, feeds, self.timing, bar.advance, wait)
             (out / "timing.json").write_text(json.dumps({n: asdict(m) for n, m in result.items()}))
 
         loaded = self._json(parts, work, "timing.json")
@@ -134,7 +138,7 @@ class Meter:
                 with np.load(results, allow_pickle=False) as loaded:
                     return next(iter(loaded.values())), y
 
-        workers = max(1, self.fingerprint.cores // getattr(self.target, "threads", 1))
+        workers = self.device.boards * max(1, self.fingerprint.cores // getattr(self.target, "threads", 1))
         fits = max(1, CHUNK_BYTES // (workers * split[:1][0].nbytes))
         step = min(fits, ceil(len(split) / workers))
         outputs, labels = [], []
@@ -148,7 +152,7 @@ class Meter:
     def _place(self) -> dict[str, Any]:
         return {
             "target": {"name": self.target.name(), "fields": fingerprint.plain(self.target)},
-            "versions": self.target.versions(),
+            "versions": dict(self.fingerprint.runtime),
             "device": self.fingerprint.digest,
             "code": self._code_behind(type(self.target).__module__, type(self.device).__module__, "targets.agent"),
         }
@@ -173,6 +177,7 @@ def measurement(fields: Mapping[str, Any]) -> Measurement:
         "rounds": tuple(fields["rounds"]),
         "walls_ns": tuple(fields["walls_ns"]),
         "layers": tuple(Layer(**layer) for layer in fields["layers"]),
+        "board": Seen.of(fields["board"]),
     }
     return Measurement(**{**fields, **lists})
 

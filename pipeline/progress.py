@@ -16,7 +16,7 @@ class Progress(Protocol):
     """Where a stage reports to."""
 
     def bar(self, label: str, total: int) -> AbstractContextManager[Bar]:
-        """Open a bar of `total` steps that closes with the context."""
+        """Open a bar of `total` steps that closes with the context. Several may be open at once."""
 
 
 class _Silent:

@@ -14,6 +14,7 @@ from calibration.kernels import weighted_ops
 from calibration.runs import Fidelity, compare
 from calibration.saving import save_model
 from pipeline.assess import latency
+from pipeline.devices import Place
 from pipeline.errors import UserError
 from pipeline.exporting import describe
 from pipeline.fastest import where
@@ -142,7 +143,7 @@ def _report(job: Job, source: Source, made: Made, judged: tuple[Fidelity, Raced]
         model=job.model.name,
         target={"name": target.name(), **asdict(target)},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        versions=_versions(target),
+        versions=_versions(target, there),
         device=asdict(there.fingerprint) if there is not None and ran is not None else None,
         proxy=there is not None and there.proxy,
         method=settings.method,
@@ -258,10 +259,10 @@ def _coverage(job: Job, source: Source, made: Made, raced: Raced) -> Coverage:
     return Coverage(**asdict(found), text=found.line())
 
 
-def _versions(target: Target) -> dict[str, Any]:
+def _versions(target: Target, place: Place | None) -> dict[str, Any]:
     """Versions of what computed this; a target that is not installed here ran nothing."""
     found = {name: version(name) for name in DISTRIBUTIONS}
     try:
-        return {**found, **target.versions()}
+        return {**found, **(place.fingerprint.runtime if place else target.versions())}
     except TargetError:
         return found

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline import options, plugins
+from pipeline.board_section import BoardSection
 from pipeline.core import PREVIOUS, Policy, Stage
 from pipeline.errors import UserError
 from pipeline.fingerprint import of_file
@@ -17,11 +18,12 @@ from pipeline.options import Where
 from pipeline.references import DataSpec, ModelSpec, data_spec, factory, weights_file
 from pipeline.tasks.base import Task
 from targets.base import Target, TargetError
+from targets.board.options import Board
 from targets.devices.base import Timing
 
 # what stages take from the recipe's other sections, by field name
 SHARED = frozenset(
-    {"model", "data", "scheme", "target", "device", "fingerprint", "align"}
+    {"model", "data", "scheme", "target", "device", "fingerprint", "runtime", "align"}
     | {"task", "timing", "allowed_drop", "why_not", "meter"}
 )
 LAST = ("place", "export", "compile")  # what comes behind all that changes the network, in this order
@@ -87,6 +89,7 @@ class Sections(_Section):
     budget: Budget = Budget()
     timing: TimingSection = TimingSection()
     gate: Gate = Gate()
+    board: BoardSection = BoardSection()
     stages: Annotated[dict[str, Any], Field(description="stage name to options, in the order they run")]
     targets: Annotated[dict[str, Any], Field(description="target name to options")] = {}
 
@@ -103,6 +106,11 @@ class Recipe:
     def timing(self) -> Timing:
         """How to time."""
         return Timing(**self.sections.timing.model_dump())
+
+    @property
+    def board(self) -> Board:
+        """How to hold the device still."""
+        return Board(**self.sections.board.model_dump())
 
     def target(self, name: str) -> Target:
         """The target of that name with the recipe's options. Raises UserError."""

@@ -11,6 +11,8 @@ standard input closes, even amid an order: whoever gave it is gone.
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import queue
@@ -24,12 +26,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, NoReturn, Optional
 
-from targets import npz, plugins, timing, usage
+import numpy as np
+
+from targets import depot, npz, plugins, timing, usage
 from targets.base import NoDeviceError, Profiled, Streaming, TargetError
+from targets.board.orders import orders as board_orders
 from targets.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from targets.base import Runner, Target, Tensors
@@ -49,16 +53,20 @@ class Agent:
         self.orders: Dict[str, Callable[[Order], Any]] = {
             "versions": lambda order: _target(order).versions(),
             "fingerprint": lambda order: asdict(fingerprint(_target(order))),
+            "runs_here": lambda order: _target(order).runs_here(),
             "build": self._build,
             "load": self._load,
             "warm": self._warm,
             "block": self._block,
             "infer": self._infer,
+            "run": self._run,
             "kernels": lambda _: [asdict(kernel) for kernel in self._loaded().kernels()],
             "precision": lambda _: self._loaded().precision(),
             "layers": self._layers,
             "cores": lambda order: usage.quietest(int(order["count"])),
             "usage": lambda _: usage.usage(),
+            **depot.ORDERS,
+            **board_orders(lambda: (self._loaded(), self._feeds)),
         }
 
     def _build(self, order: Order) -> None:
@@ -114,6 +122,15 @@ class Agent:
             total = next(iter(headers.values())).shape[0]
         npz.write(Path(order["out"]), _outputs(run, feeds), total)
         return {"samples": total}
+
+    def _run(self, order: Order) -> str:
+        """Make one call with `arrays`, an .npz file in base64, or `feeds`, a file; return its outputs in base64."""
+        given: Any = io.BytesIO(base64.b64decode(order["arrays"])) if "arrays" in order else Path(order["feeds"])
+        with np.load(given, allow_pickle=False) as loaded:
+            outputs = self._loaded()(dict(loaded))
+        written = io.BytesIO()
+        npz.save(written, outputs)
+        return base64.b64encode(written.getvalue()).decode("ascii")
 
     def _loaded(self) -> Runner:
         if self._runner is None:

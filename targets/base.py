@@ -6,12 +6,25 @@ nothing here may import the pipeline, torch, or anything else.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Dict, Iterable, Mapping, Optional, Protocol, Tuple, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Protocol,
+    Tuple,
+    runtime_checkable,
+)
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -118,6 +131,16 @@ class Profiled(Protocol):
         """
 
 
+@runtime_checkable
+class OwnClock(Protocol):
+    """A runner that only its runtime can time: calls from here would time something else, such as a process's start."""
+
+    notes: Tuple[str, ...]  # what the report must say of these times
+
+    def block(self, feeds: Tensors, calls: int) -> List[int]:
+        """Nanoseconds of each of `calls` calls, warmed up before."""
+
+
 @dataclass(frozen=True)
 class Target(ABC):
     """A compiler and its runtime. Its fields are its whole configuration, given by the recipe.
@@ -155,10 +178,8 @@ class Target(ABC):
             try:
                 found[name] = version(name)
             except PackageNotFoundError:
-                fix = f"'.[{self.extra}]'" if self.extra else name
-                raise TargetError(
-                    f"target {self.name()} needs {name}, which is not installed: pip install {fix}"
-                ) from None
+                needs = f"target {self.name()} needs {name}, which is not installed"
+                raise TargetError(f"{needs}: {_install(name, self.extra)}") from None
         return found
 
     def compiled(self, built: Path) -> Optional[Tuple[Kernel, ...]]:
@@ -172,3 +193,10 @@ class Target(ABC):
     def is_native(self, device: Fingerprint) -> bool:
         """Whether `device` is the kind of machine this target is for; elsewhere latencies are a proxy."""
         return True
+
+
+def _install(name: str, extra: Optional[str]) -> str:
+    """The command that installs a distribution; on a board this package is a zip file and has no extras."""
+    if ".pyz" in __file__:
+        return f"{sys.executable} -m pip install {name}"
+    return f"pip install '.[{extra}]'" if extra else f"pip install {name}"

@@ -8,6 +8,7 @@ from math import ceil
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from targets.base import Kernel, Layer
+from targets.board.seen import UNSEEN, Seen
 from targets.devices.base import Measurement, Timing
 from targets.doubts import about, between
 from targets.intervals import quantile_of
@@ -29,6 +30,7 @@ class Run:
     memory_peak_bytes: int = 0
     kernels: Tuple[Kernel, ...] = ()
     layers: Tuple[Layer, ...] = ()
+    board: Seen = UNSEEN
     blocks_ns: List[Tuple[int, ...]] = field(default_factory=list)
     walls_ns: List[int] = field(default_factory=list)
 
@@ -104,10 +106,11 @@ def _measurement(runs: Sequence[Run], timing: Timing, shared: Tuple[str, ...], r
         mode=timing.mode,
         batch=first.batch,
         layers=first.layers,
+        board=Seen.joined([run.board for run in runs]),
         retried=retried,
     )
     steady, clock_ns = all(run.steady for run in runs), max(run.clock_ns for run in runs)
-    return replace(found, warnings=(*about(found, timing, steady, clock_ns), *shared))
+    return replace(found, warnings=(*about(found, timing, steady, clock_ns), *shared, *found.board.warnings))
 
 
 class Clock:

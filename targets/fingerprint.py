@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import Dict, List
 
 from targets.backends._cuda import gpus
 from targets.base import Target
+from targets.board import modes
+from targets.board.clocks import limits_mhz
+from targets.board.emulation import emulator
+from targets.board.files import ROOT
 from targets.cpuinfo import cpu_features, cpu_model, governor, usable_cores
 from targets.devices.base import Fingerprint
 
@@ -26,7 +31,18 @@ def fingerprint(target: Target) -> Fingerprint:
         python=platform.python_version(),
         runtime=target.versions(),
         accelerator=accelerator(),
+        power_mode=str(modes.current() or ""),
+        clocks=clock_ranges(),
+        emulator=emulator(),
     )
+
+
+def clock_ranges(root: Path = ROOT) -> Dict[str, str]:
+    """The range that each clock may take, of cores that have the same together: power modes and locks set it."""
+    alike: Dict[str, List[str]] = {}
+    for name, (low, high) in limits_mhz(root).items():
+        alike.setdefault(f"{low:.0f}-{high:.0f} MHz", []).append(name)
+    return {" ".join(names): words for words, names in alike.items()}
 
 
 def accelerator() -> str:

@@ -59,7 +59,7 @@ def first(path: Path, size: int) -> Dict[str, NDArray[Any]]:
     return next(batches(path, size))[0]
 
 
-def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+def save(path: Path | IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays as they are, uncompressed: a batch where they have one length, or one call of a model."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name, array in arrays.items():

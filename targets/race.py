@@ -14,6 +14,8 @@ from typing import Any, Callable, Dict, List, Mapping, Protocol, Tuple
 import numpy as np
 
 from targets.base import Layer, Target
+from targets.board.options import UNHELD, Board
+from targets.board.watch import Watch
 from targets.comparison import Clock, Lap, Run, known_to, measurements, shares
 from targets.devices.base import Measurement, Timing, kernel
 from targets.doubts import disturbances, unsteady
@@ -39,6 +41,8 @@ class Race:
     feeds: str  # .npz on the device
     timeout_s: float  # of each order
     on_round: Callable[[], object]
+    board: Board = UNHELD
+    on_wait: Callable[[str], object] = lambda _: None
 
     def run(self, timing: Timing) -> Dict[str, Measurement]:
         """Time them; the rounds are spread over `timing.launches` sets of fresh processes, and more.
@@ -71,14 +75,19 @@ class Race:
             agents = {name: stack.enter_context(self.start(target)) for name, (target, _) in self.built.items()}
             cores = self._cores(agents, timing)
             runs = {name: self._load(agents[name], *self.built[name], cores) for name in self.built}
+            watch = Watch(agents, self.board, self.timeout_s)
+            watch.cool(self.on_wait)
             clock = Clock(timing.max_s)
             for name, run in runs.items():
                 limit_s = timing.max_s / 4 / len(runs)
                 streams = _streams(self.built[name][0], timing)
                 run.warm(agents[name].call("warm", self.timeout_s, limit_s=limit_s, streams=streams))
+            watch.begin()
             disturbed = self._rounds(agents, runs, timing, clock, cores)
+            seen = watch.end()
             for name, run in runs.items():
                 run.kernels = tuple(kernel(told) for told in agents[name].call("kernels", self.timeout_s))
+                run.board = watch.of(name, seen)
                 if profile:
                     told = agents[name].call("layers", self.timeout_s, calls=PROFILED)
                     run.layers = tuple(Layer(**layer) for layer in told)

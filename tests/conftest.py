@@ -4,13 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
+from sshd import Sshd, running
 
 # machines that run tests are shared: how long drawing an example takes says nothing
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -101,6 +102,20 @@ def one_line(stderr: str) -> str:
     assert len(lines) == 1, stderr
     assert "Traceback" not in stderr
     return lines[0]
+
+
+@pytest.fixture(scope="session")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """A board: an sshd on loopback with the tests' interpreter, one for each worker. Leave it running."""
+    with running(tmp_path_factory.mktemp("board")) as server:
+        yield server
+
+
+@pytest.fixture
+def own_board(tmp_path: Path) -> Iterator[Sshd]:
+    """A board for one test, which may do to it what it likes."""
+    with running(tmp_path / "own_board") as server:
+        yield server
 
 
 @pytest.fixture

@@ -21,9 +21,11 @@ from conftest import COMMAND, ROOT, environment, run_cli, write_project
 from calibration import observers
 from calibration.ranges import Ranges
 from pipeline import plugins, recipe
+from pipeline.devices import resolve
 from pipeline.pruning.ranking import criterion_of
 from pipeline.report.table import HEADER
 from pipeline.training.config import Distillation, Training
+from targets.devices._address import OPTIONS
 
 MAKE = ("deploy", "check", "plan", "test", "lint", "type", "install", "bench", "clean", "help", "checkpoint", "docker")
 
@@ -187,6 +189,20 @@ def test_the_page_on_quantizing_works_as_written(tmp_path: Path) -> None:
         done = run_cli(*args, cwd=tmp_path)
         assert done.returncode == 0, f"edgesmith {' '.join(args)}\n{done.stderr}"
     assert {"model_int8.onnx", "model_int8.json"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_page_on_devices_works_as_written(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "devices.md"
+    (text,) = (text for _, kind, text in blocks(page) if kind == "yaml")
+    (tmp_path / "devices.yaml").write_text(text)
+    found = resolve("pis", beside=tmp_path)
+    assert found.boards == 2
+    named = {row.split("`")[1] for row in page.read_text().splitlines() if row.startswith("| `")}
+    assert set(OPTIONS) <= named
+    (tmp_path / "devices.yaml").unlink()
+    for line in commands(page):
+        done = run_cli(*shlex.split(line)[1:], cwd=tmp_path, HOME=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path))
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
 
 
 def test_make_help_names_every_target() -> None:

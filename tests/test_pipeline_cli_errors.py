@@ -23,7 +23,7 @@ def test_jetson_without_a_device_fails_before_any_work_and_names_both_ways_out(p
     [
         (["deploy", "nowhere.yaml"], "there is no recipe nowhere.yaml"),
         (["deploy", "recipe.yaml", "--target", "cqu"], "did you mean cpu"),
-        (["deploy", "recipe.yaml", "--device", "ssh://board"], "ssh devices are not in this version yet"),
+        (["deploy", "recipe.yaml", "--device", "ssh://board;x"], "is no address of a device"),
         (["deploy", "recipe.yaml", "--device", "lokal"], "no device named 'lokal'"),
         (["deploy", "recipe.yaml", "--set", "stages.prune.ration=1"], "did you mean 'ratio'"),
         (["deploy", "recipe.yaml", "--set", "model.weights=w.safetensors"], "there is no file"),

@@ -46,7 +46,7 @@ def build(target: Target, kind: str, folder: Path) -> Path:
 
 
 def test_local_is_found_by_name() -> None:
-    assert names("targets.devices") == ("local",)
+    assert names("targets.devices") == ("local", "pool", "ssh")
     assert find("targets.devices", "local", Device) is Local
 
 

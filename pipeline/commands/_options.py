@@ -1,6 +1,7 @@
 """Options that several verbs share."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,12 +16,16 @@ if TYPE_CHECKING:
     from pipeline.progress import Progress
     from pipeline.store import Store
     from targets.base import Target
+    from targets.board.options import Board
+    from targets.devices.base import Tell
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 recipe = click.argument("recipe", type=click.Path(path_type=Path))
 target = click.option("--target", default="cpu", show_default=True, help="cpu, mobile, gpu, jetson …")
-device = click.option("--device", help="Where to build and time: local, or none to build only.")
+device = click.option(
+    "--device", help="Where to build and time: local, ssh://user@host, a name of devices.yaml, or none to build only."
+)
 overrides = click.option(
     "--set",
     "overrides",
@@ -82,6 +87,7 @@ def weights(command: F) -> F:
     return command
 
 
+@cache
 def console() -> "Console":
     """The terminal; progress goes to stderr so that output can be piped."""
     from rich.console import Console
@@ -89,11 +95,19 @@ def console() -> "Console":
     return Console(stderr=True)
 
 
+@cache
 def progress() -> "Progress":
     """Bars on the terminal."""
     from pipeline.console import ConsoleProgress
 
     return ConsoleProgress(console())
+
+
+def telling() -> "Tell":
+    """How devices say what they do: bars, and lines in yellow."""
+    from targets.devices.base import Tell
+
+    return Tell(progress().bar, lambda line: console().print(line, style="yellow", markup=False))
 
 
 def made(name: str, given: Mapping[str, Any] | None = None) -> "Target":
@@ -108,11 +122,12 @@ def made(name: str, given: Mapping[str, Any] | None = None) -> "Target":
     return cls(**{key: value for key, value in (given or {}).items() if key in known})
 
 
-def place(target: "Target", device: str | None) -> "Place":
-    """Where to build and run it."""
+def place(target: "Target", device: str | None, beside: Path = Path(), board: "Board | None" = None) -> "Place":
+    """Where to build and run it, held as `board` says; named devices are looked up in `beside` too."""
     from pipeline.devices import place as resolve
+    from targets.board.options import UNHELD
 
-    return resolve(target, device)
+    return resolve(target, device, telling(), beside, board or UNHELD)
 
 
 def numbers(given: tuple[str, ...]) -> dict[str, float]:
@@ -157,4 +172,5 @@ def job(
 
     loaded = load(recipe, overrides)
     resolved = loaded.target(target)
-    return Job(loaded, resolved, place(resolved, device), store, progress())
+    where = place(resolved, device, loaded.path.parent, loaded.board)
+    return Job(loaded, resolved, where, store, progress())

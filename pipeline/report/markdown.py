@@ -50,7 +50,9 @@ second one, on top of what had been kept by then, says that it is faster.
 {%- endif %}
 {%- if device %}
 Measured on {{ device.fingerprint.cpu }}, {{ device.fingerprint.cores }} cores, features \
-{{ device.fingerprint.features | join(", ") or "none" }}, governor {{ device.fingerprint.governor }}, \
+{{ device.fingerprint.features | join(", ") or "none" }}, governor {{ device.fingerprint.governor }}\
+{% if device.fingerprint.power_mode %}, power mode {{ device.fingerprint.power_mode }}{% endif %}, \
+{% if device.fingerprint.emulator %}emulated by {{ device.fingerprint.emulator }}, {% endif %}\
 {{ device.fingerprint.system }}; fingerprint `{{ device.digest[:16] }}`.
 {% endif %}
 Versions: {{ versions }}. Created {{ report.created }}{% if report.git_commit %} at commit \

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline.report.board import BoardReport
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null")
@@ -145,6 +147,7 @@ class StageReport(_Model):
     coverage: Annotated[Coverage | None, Field(description="of an int8 model")] = None
     placement: Annotated[MeasuredPlacement | None, Field(description="of a stage that measured it")] = None
     device: DeviceInfo | None
+    board: Annotated[BoardReport | None, Field(description="its state while timing; null: not timed")] = None
     proxy: Annotated[bool, Field(description="measured on another kind of device than the target is for")]
     warnings: tuple[str, ...]
     verdict: Verdict

@@ -76,6 +76,8 @@ def notes(report: Report) -> list[str]:
             lines.append(f"{row.stage}: {row.coverage.text}")
         if row.placement:
             lines.append(f"{row.stage}: {row.placement.text}")
+        if row.board and row.board.energy and row.same_as is None:
+            lines.append(f"{row.stage}: {row.board.energy.line()}")
         lines += [f"{row.stage}: {warning}" for warning in row.warnings if row.same_as is None]
     return lines
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,12 +22,13 @@ class Compile(Stage):
     on_regression: ClassVar[Policy | None] = None  # it builds what was accepted before it
 
     target: Target
-    device: Device
+    device: Device = field(metadata={"cache": False})  # where it is says nothing: what it is counts
     fingerprint: str  # of the device: engines and blobs are made for one machine
+    runtime: Mapping[str, str] = field(metadata={"cache": False})  # versions there, which the fingerprint has too
 
     def versions(self) -> Mapping[str, str]:
         """Versions of the target's compiler and runtime."""
-        return self.target.versions()
+        return self.runtime
 
     def code(self) -> tuple[str, ...]:
         """The target and the device are found by name."""

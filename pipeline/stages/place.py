@@ -34,8 +34,9 @@ class Place(Limits, Stage):
     on_regression: ClassVar[Policy | None] = "reject"
 
     target: Target
-    device: Device
+    device: Device = field(metadata={"cache": False})  # where it is says nothing: what it is counts
     fingerprint: str  # of the device: what is fast on one says nothing of another
+    runtime: Mapping[str, str] = field(metadata={"cache": False})  # versions there, which the fingerprint has too
     data: DataSpec
     task: Task
     timing: Timing
@@ -61,7 +62,7 @@ class Place(Limits, Stage):
 
     def versions(self) -> Mapping[str, str]:
         """Versions of the target's compiler and runtime too."""
-        return {**super().versions(), **self.target.versions()}
+        return {**super().versions(), **self.runtime}
 
     def code(self) -> tuple[str, ...]:
         """The target, the device and the task are found by name."""

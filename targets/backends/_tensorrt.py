@@ -94,14 +94,16 @@ def messages(trt: Any) -> Messages:
     return Messages(logger(), errors, layers)
 
 
-def parse(trt: Any, builder: Any, log: Messages, onnx: Path) -> Tuple[Any, Any]:
-    """Parse an ONNX file into a strongly typed network. Raises TargetError with the parser's words.
+def parse(trt: Any, builder: Any, log: Messages, onnx: Path, typed: bool = True) -> Tuple[Any, Any]:
+    """Parse an ONNX file, into a strongly typed network where that is wanted. Raises TargetError with its words.
 
     Returns the network and its parser, which owns the weights and must outlive it.
     """
     flags = trt.NetworkDefinitionCreationFlag
     # Strong typing: the precision is what the file says on every version, and 11 knows nothing else.
-    wanted = 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+    wanted = 1 << int(flags.STRONGLY_TYPED) if typed and hasattr(flags, "STRONGLY_TYPED") else 0
+    if not hasattr(flags, "STRONGLY_TYPED"):  # 8: the ONNX parser takes no other networks; 10 has no others
+        wanted = 1 << int(flags.EXPLICIT_BATCH)
     network = builder.create_network(wanted)
     parser = trt.OnnxParser(network, log.logger)
     if not parser.parse_from_file(str(onnx)):
@@ -158,6 +160,28 @@ def kernels(information: Mapping[str, Any]) -> Tuple[Kernel, ...]:
 def count_precisions(information: Mapping[str, Any]) -> Dict[str, int]:
     """Count compute layers by the type of their first input, from the inspector's JSON with details."""
     return precisions(kernels(information))
+
+
+def described(information: Mapping[str, Any]) -> Dict[str, Tuple[str, str, str]]:
+    """Kind, kernel and precision of each layer by name, from the inspector's JSON with details."""
+    found = {}
+    for layer in information.get("Layers", ()):
+        if isinstance(layer, dict):
+            first = (layer.get("Inputs") or [{}])[0]
+            kind = _precision(f"{first.get('Format/Datatype', '')} {first.get('Datatype', '')}")
+            words = (str(layer.get("LayerType", "")), str(layer.get("TacticName", "")))
+            found[str(layer.get("Name", ""))] = (*words, "" if kind == "unknown" else kind)
+    return found
+
+
+def capability(trt: Any, wanted: str) -> Any:
+    """The member of TensorRT for RTX for a compute capability such as "8.6". Raises TargetError."""
+    members = trt.ComputeCapability.__members__
+    name = f"SM{wanted.replace('.', '')}"
+    if name not in members:
+        have = ", ".join(f"{m[2:-1]}.{m[-1]}" for m in members if m.startswith("SM"))
+        raise TargetError(f"target gpu: cannot build for compute capability {wanted!r}; have: {have}")
+    return members[name]
 
 
 def _names(layer: Mapping[str, Any]) -> Tuple[str, ...]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Dict, Iterator, Mapping, Option
 
 import numpy as np
 
-from targets.backends import _cuda, _tensorrt
+from targets.backends import _cuda, _engines, _tensorrt
 from targets.base import Int8Scheme, Kernel, NoDeviceError, Target, TargetError, precisions
 
 if TYPE_CHECKING:
@@ -78,9 +78,10 @@ class Gpu(Target):
         engines = {c: f"model.sm{c.replace('.', '')}.engine" for c in capabilities}
         said = []
         for capability, name in engines.items():
-            engine, layers = self._engine(api, onnx, capability)
-            (out / name).write_bytes(engine)
-            said.append(layers)
+            wish = _engines.Wish(onnx, self.max_batch, capability if api.rtx else None)
+            made = _engines.build(api, wish)
+            (out / name).write_bytes(made.serialized)
+            said.append(made.said)
         manifest = {"runtime": api.name, "version": api.version, "engines": engines}
         (out / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
         if self.runs_here() is None:
@@ -137,38 +138,6 @@ class Gpu(Target):
     def is_native(self, device: Fingerprint) -> bool:
         """Whether `device` has an NVIDIA GPU."""
         return device.accelerator.startswith("NVIDIA")
-
-    def _engine(self, api: _tensorrt.Api, onnx: Path, capability: str) -> Tuple[bytes, Dict[str, Any]]:
-        """The engine, and what the builder said that it is made of."""
-        trt = api.module
-        log = _tensorrt.messages(trt)
-        builder = trt.Builder(log.logger)
-        network, parser = _tensorrt.parse(trt, builder, log, onnx)
-        config = builder.create_builder_config()
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        config.clear_flag(trt.BuilderFlag.TF32)  # f32 means f32: the source is compared against
-        if api.rtx:
-            config.num_compute_capabilities = 1
-            config.set_compute_capability(_capability(trt, capability), 0)
-        self._add_profile(builder, network, config)
-        engine = builder.build_serialized_network(network, config)
-        del parser
-        if engine is None:
-            raise TargetError(f"TensorRT cannot build {onnx} for SM {capability}: {log.first()}")
-        return bytes(engine), _tensorrt.logged(log.layers[-1] if log.layers else "")
-
-    def _add_profile(self, builder: Any, network: Any, config: Any) -> None:
-        tensors = [network.get_input(i) for i in range(network.num_inputs)]
-        dynamic = [t for t in tensors if -1 in tuple(t.shape)]
-        if not dynamic:
-            return
-        profile = builder.create_optimization_profile()
-        for tensor in dynamic:
-            rest = tuple(tensor.shape)[1:]
-            if -1 in rest:
-                raise TargetError(f"target gpu: input {tensor.name} is dynamic beyond its batch: {tuple(tensor.shape)}")
-            profile.set_shape(tensor.name, (1, *rest), (1, *rest), (self.max_batch, *rest))
-        config.add_optimization_profile(profile)
 
 
 class EngineRunner:
@@ -246,15 +215,6 @@ def _missing() -> TargetError:
         "target gpu needs TensorRT: pip install '.[rtx]' builds engines without a GPU,"
         " '.[tensorrt]' builds for the GPU of this machine"
     )
-
-
-def _capability(trt: Any, capability: str) -> Any:
-    members = trt.ComputeCapability.__members__
-    name = f"SM{capability.replace('.', '')}"
-    if name not in members:
-        have = ", ".join(f"{m[2:-1]}.{m[-1]}" for m in members if m.startswith("SM"))
-        raise TargetError(f"target gpu: cannot build for compute capability {capability!r}; have: {have}")
-    return members[name]
 
 
 def _write_layers(api: _tensorrt.Api, out: Path, engines: Mapping[str, str]) -> None:

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Protocol, Tuple, TypeVar
 
 from targets.base import Kernel, Layer, Target, TargetError, precisions
+from targets.board.options import UNHELD, Board
+from targets.board.seen import UNSEEN, Seen
+
+if TYPE_CHECKING:
+    from targets.base import Tensors
 
 Block = TypeVar("Block")
 
+
+class DeviceLostError(TargetError):
+    """A device, or the process for this work on it, is gone: nothing is wrong with the work, another may do it."""
+
+
+Run = Callable[["Tensors"], "Tensors"]
 Contestant = Tuple[Target, Path]  # what was built, and the target that built it
 
 
@@ -30,6 +43,9 @@ class Fingerprint:
     python: str
     runtime: Mapping[str, str]  # distribution -> version
     accelerator: str = ""  # name of the GPU or of the Jetson module, "" for none
+    power_mode: str = ""  # of nvpmodel, "" without
+    clocks: Mapping[str, str] = field(default_factory=dict)  # range that each may take: "cpu0-5": "729-1510 MHz"
+    emulator: str = ""  # what stands in for the processor: "qemu", "" for none
 
     @property
     def digest(self) -> str:
@@ -81,6 +97,7 @@ class Measurement:
     mode: str = "latency"
     batch: int = 1  # samples of one call
     layers: Tuple[Layer, ...] = ()
+    board: Seen = UNSEEN
     retried: int = 0  # launches that were disturbed, and replaced by others
 
     @property
@@ -112,10 +129,59 @@ def _cut(blocks: Tuple[Block, ...], rounds: Tuple[int, ...]) -> Tuple[Tuple[Bloc
     return tuple(blocks[start:end] for start, end in zip([0, *ends], ends))
 
 
+class Bar(Protocol):
+    """One running task."""
+
+    def advance(self, steps: int = 1) -> object:
+        """Count `steps` as done."""
+
+
+@dataclass(frozen=True)
+class Tell:
+    """How a device tells what it does: `bar(label, total)` for what takes time, `warn(line)` for what went wrong."""
+
+    bar: Callable[[str, int], AbstractContextManager[Bar]]
+    warn: Callable[[str], object]
+
+
+class _NoBar:
+    def advance(self, steps: int = 1) -> None:
+        pass
+
+
+SILENT = Tell(lambda label, total: nullcontext(_NoBar()), logging.getLogger("edgesmith.devices").warning)
+
+
 class Device(ABC):
-    """Where a target is built and timed. `targets/devices/NAME.py` holds one subclass."""
+    """Where a target is built and timed. `targets/devices/NAME.py` holds one subclass.
+
+    NAME is the scheme of its URL, or what users type where it needs none.
+    """
 
     name: str
+    boards: int = 1  # machines that work side by side
+    board: Board = UNHELD  # how the device is held still meanwhile
+
+    @property
+    def where(self) -> str:
+        """Its address, for people."""
+        return self.name
+
+    @classmethod
+    def at(cls, where: str, options: Mapping[str, str], name: str = "", tell: Tell = SILENT) -> Device:
+        """Make the device that a URL describes, without reaching it; `options` add to those of the URL.
+
+        `name` is what messages call it, the URL without options by default. Raises TargetError.
+        """
+        raise TargetError(f"{where}: device {cls.__name__.lower()} takes no address")
+
+    def on(self, board: Board) -> Device:
+        """The same device, held as `board` says."""
+        return replace(self, board=board)  # type: ignore[type-var]
+
+    def why_not(self, target: Target) -> Optional[str]:
+        """Return None if what `target` builds can be run there, else why not, in a few words."""
+        return target.runs_here()
 
     @abstractmethod
     def fingerprint(self, target: Target) -> Fingerprint:
@@ -133,14 +199,19 @@ class Device(ABC):
         """
 
     @abstractmethod
+    def opened(self, target: Target, built: Path) -> AbstractContextManager[Run]:
+        """Load an artifact once, to run batches through it as they come: input name to array in, outputs out."""
+
+    @abstractmethod
     def measure(
         self,
         built: Mapping[str, Contestant],
         feeds: Path,
         timing: Timing,
         on_round: Callable[[], object] = lambda: None,
+        on_wait: Callable[[str], object] = lambda _: None,
     ) -> Dict[str, Measurement]:
         """Time artifacts against each other: fresh process each, interleaved blocks in random order.
 
         Each comes with its target, as the same runtime may be set up differently. `on_round` is called after
-        each round."""
+        each round, `on_wait` with what it waits for."""

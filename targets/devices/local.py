@@ -7,21 +7,16 @@ import sys
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator
+from typing import Dict, Iterator, Mapping
 
-from targets.base import Target
+from targets.base import Target, TargetError
+from targets.board.options import UNHELD, Board
 from targets.client import AgentProcess, start
-from targets.devices._agents import AgentDevice
+from targets.devices._agents import THREADS, AgentDevice
+from targets.devices.base import SILENT, Run, Tell
+from targets.race import Agent
 
 ROOT = Path(__file__).resolve().parents[2]
-# Libraries that start their own threads, whatever their caller asked of them.
-THREADS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "TBB_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
 
 
 @dataclass(frozen=True)
@@ -30,17 +25,29 @@ class Local(AgentDevice):
 
     name: str = "local"
     timeout_s: float = 1800.0
+    board: Board = UNHELD
+
+    @classmethod
+    def at(cls, where: str, options: Mapping[str, str], name: str = "", tell: Tell = SILENT) -> Local:
+        """This machine, which needs no address. Raises TargetError where one is given."""
+        if where != "local" or options:
+            raise TargetError(f"{where}: device local is this machine and takes no address")
+        return cls()
 
     def agent(self, target: Target) -> AbstractContextManager[AgentProcess]:
         """Start a process of this interpreter."""
         return start([sys.executable, "-m", "targets.agent"], _environment(target))
+
+    def opened(self, target: Target, built: Path) -> AbstractContextManager[Run]:
+        """In this process: nothing is timed."""
+        return target.open(built)
 
     def put(self, path: Path) -> str:
         """Its absolute path, as the agent may sit in another folder."""
         return str(path.resolve())
 
     @contextmanager
-    def collected(self, path: Path) -> Iterator[str]:
+    def collected(self, agent: Agent, path: Path) -> Iterator[str]:
         """Its absolute path: agents write in place."""
         yield str(path.resolve())
 

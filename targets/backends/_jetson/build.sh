@@ -26,45 +26,51 @@ else
     major=$((number / 1000))
 fi
 
-knows() {
-    printf '%s\n' "$usage" | grep -q -e "$1"
-}
-
-# Precision. The model says it: int8 where it has Q/DQ pairs, f32 elsewhere, with TF32 off.
-set --
+# Options are plain words, so that leaving them unquoted below splits them as is meant.
 case $major in
-    8) set -- --int8 ;;             # weak typing: without the flag, Q/DQ layers are refused
-    10) set -- --stronglyTyped ;;   # --int8 would let the builder pick int8 by itself as well
-    11) ;;                          # always strongly typed; --int8, --fp16 and --best were removed
+    8)
+        build="@BUILD_8@"
+        calls="@CALLS_8@"
+        calls_if_known="@CALLS_IF_KNOWN_8@"
+        profile_if_known="@PROFILE_IF_KNOWN_8@"
+        ;;
+    10)
+        build="@BUILD_10@"
+        calls="@CALLS_10@"
+        calls_if_known="@CALLS_IF_KNOWN_10@"
+        profile_if_known="@PROFILE_IF_KNOWN_10@"
+        ;;
+    11)
+        build="@BUILD_11@"
+        calls="@CALLS_11@"
+        calls_if_known="@CALLS_IF_KNOWN_11@"
+        profile_if_known="@PROFILE_IF_KNOWN_11@"
+        ;;
     *)
         echo "build.sh: TensorRT $major is not supported: have 8.6, 10 and 11" >&2
         exit 2
         ;;
 esac
-for option in --noTF32 --skipInference; do
-    if knows "$option"; then
-        set -- "$@" "$option"
-    fi
-done
-"$trtexec" "$@" --onnx=model.onnx --saveEngine=model.engine --timingCacheFile=timing.cache \
-    --profilingVerbosity=detailed --exportLayerInfo=layers.json
 
-# Latency. 11 made CUDA graphs, spin-wait and no transfers the default; 8.6 and 10 are asked for them.
-set --
-if [ "$major" -lt 11 ]; then
-    set -- --useCudaGraph --useSpinWait --noDataTransfers
-fi
-# One inference at a time, 0.5 s of warm-up, and the raw times: quantiles are for whoever reads them.
-"$trtexec" "$@" --loadEngine=model.engine --warmUp=500 --duration=10 --iterations=1000 --avgRuns=1 \
-    --exportTimes=times.json
+known() {
+    for option in "$@"; do
+        if printf '%s\n' "$usage" | grep -q -e "$option"; then
+            printf ' %s' "$option"
+        fi
+    done
+}
+
+# Precision: the model says it, int8 where it has Q/DQ pairs, f32 elsewhere.
+"$trtexec" $build $(known @BUILD_IF_KNOWN@) --onnx=model.onnx --saveEngine=model.engine \
+    --timingCacheFile=timing.cache --profilingVerbosity=detailed --exportLayerInfo=layers.json
+
+# Latency: one inference at a time, copies included, and the raw times: quantiles are for whoever reads them.
+"$trtexec" $calls $(known $calls_if_known) --loadEngine=model.engine --warmUp=@WARMUP_MS@ --duration=10 \
+    --iterations=1000 --avgRuns=1 --exportTimes=times.json
 
 # Layer times come from a run of their own: profiling slows every layer, and CUDA graphs rule it out.
-set --
-if [ "$major" -ge 11 ] && knows --noCudaGraph; then
-    set -- --noCudaGraph
-fi
-"$trtexec" "$@" --loadEngine=model.engine --warmUp=500 --duration=3 --exportProfile=profile.json \
-    --profilingVerbosity=detailed
+"$trtexec" $(known $profile_if_known) --loadEngine=model.engine --warmUp=@WARMUP_MS@ --duration=3 \
+    --exportProfile=profile.json --profilingVerbosity=detailed
 
 sha256sum model.onnx model.engine > SHA256SUMS
 echo "build.sh: built model.engine with TensorRT $major; times.json, layers.json and profile.json are beside it"
