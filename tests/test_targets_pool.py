@@ -82,7 +82,7 @@ def test_a_board_that_dies_is_retired_and_its_share_done_by_the_other(
     pool: Pool, boards: tuple[Sshd, Sshd], model: Path, said: list[str]
 ) -> None:
     long = replace(TIMING, samples=3000, max_s=30)
-    fault = amid(boards[0], lambda _: boards[0].stop())
+    fault = amid(boards[0], lambda _: boards[0].stop(), busy_s=0.0)
     found = pool.measure(contestants(model), model / "feeds.npz", long)
     fault.join()
     assert [len(one.blocks_ns) for one in found.values()] == [6, 6]

@@ -77,12 +77,12 @@ def gone(board: Sshd) -> None:
         time.sleep(0.05)
 
 
-def amid(board: Sshd, fault: Callable[[list[psutil.Process]], object]) -> threading.Thread:
-    """Let something happen as soon as a measurement is under way there."""
+def amid(board: Sshd, fault: Callable[[list[psutil.Process]], object], busy_s: float = 0.5) -> threading.Thread:
+    """Let something happen as soon as an agent there has computed for so long."""
 
     def wait() -> None:
         deadline_s = time.monotonic() + LIMIT_S
-        while not board.working(busy_s=0.5):
+        while not board.working(busy_s):
             assert time.monotonic() < deadline_s
             time.sleep(0.05)
         fault(board.agents())
