@@ -30,7 +30,6 @@ LIMIT_S = 120.0
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Relu built for the target mobile, with feeds beside it."""
     folder = tmp_path_factory.mktemp("model")
     np.savez(folder / "feeds.npz", x=np.zeros((2, 4), np.float32))
     (folder / "built").mkdir()
