@@ -108,3 +108,17 @@ def test_a_revision_that_is_not_there_is_named(folder: Path) -> None:
         assert says in done.stderr
     listed = subprocess.run(["git", "worktree", "list"], cwd=folder, check=True, capture_output=True, text=True)
     assert len(listed.stdout.splitlines()) == 1
+
+
+def test_a_recipe_now_against_a_revision_of_it(project: Path) -> None:
+    folder = project.parent
+    git(folder, "init")
+    git(folder, "add", "--force", ".")
+    git(folder, "commit", "-m", "first")
+    done = run_cli("compare", "recipe.yaml", "HEAD:recipe.yaml", *QUICK, "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["a"]["size_bytes"] == found["b"]["size_bytes"]
+    assert (found["a"]["name"], found["b"]["name"]) == ("recipe.yaml", "HEAD:recipe.yaml")
+    listed = subprocess.run(["git", "worktree", "list"], cwd=folder, check=True, capture_output=True, text=True)
+    assert len(listed.stdout.splitlines()) == 1
