@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from benchmarks.gate_load import CONDITIONS
 from benchmarks.gate_models import SLOWDOWNS
 from benchmarks.gate_trial import GATE, gate_says, mann_whitney_says, means_say
-from pipeline.gate.evidence import block_ratios
 from pipeline.gate.remeasure import FIRST
+from targets.intervals import round_log_ratios
 from targets.stats import wilson
 
 Rows = Sequence[Mapping[str, Any]]
@@ -70,7 +70,7 @@ def true_ratio(rows: Rows) -> float:
 
 def ratios_of(rows: Rows) -> list[list[Array]]:
     """Of each trial and launch, the log ratios of its pairs of blocks."""
-    return [[np.array(block_ratios(a, b)) for a, b in row["launches"]] for row in rows]
+    return [[round_log_ratios(run, baseline) for baseline, run in row["launches"]] for row in rows]
 
 
 def resampled_table(rows: Rows, trials: int) -> str:

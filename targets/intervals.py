@@ -7,7 +7,7 @@ Here the processes ("launches") are the units; with fewer than three of them, st
 
 from __future__ import annotations
 
-from math import ceil, exp, floor, sqrt
+from math import ceil, exp, floor, log, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, List, Sequence, Tuple
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 Launch = Sequence[Any]  # what one process did: a block of call times (Samples) for each round
+MEDIAN = 0.5
 UNITS = 3  # processes that are units; fewer say nothing of how much processes differ
 STRETCHES = 8  # that the rounds of fewer processes are cut into
 BEYOND = 3.0  # times the number of samples: more than that are not worth, however alike the units are
@@ -75,9 +76,9 @@ def effective_samples(units: Sequence[Array], value: float, q: float, level: flo
 def ratio(a: Sequence[Launch], b: Sequence[Launch], q: float = 0.5, level: float = 0.95) -> Interval:
     """The q-quantile of `a` over that of `b`, which were timed interleaved: launch by launch, round by round.
 
-    The geometric mean over units of the ratio of their quantiles, with Student's t on the logarithms. What
-    disturbs a unit disturbs both sides of it and leaves its ratio alone; between units there is a process's
-    luck. A bootstrap over 8 launches covers less (docs/adr/0005-measurement.md).
+    The geometric mean over units of the ratio of each, with Student's t on the logarithms. What disturbs a unit
+    disturbs both sides of it and leaves its ratio alone; between units there is a process's luck. A bootstrap
+    over 8 launches covers less (docs/adr/0005-measurement.md).
 
     Raises ValueError for fewer than 3 rounds, or rounds that are not paired.
     """
@@ -87,11 +88,27 @@ def ratio(a: Sequence[Launch], b: Sequence[Launch], q: float = 0.5, level: float
 
 
 def log_ratios(a: Sequence[Launch], b: Sequence[Launch], q: float) -> Array:
-    """The logarithm of the ratio of q-quantiles of each unit."""
+    """The `log_ratio` of each unit."""
     if [len(launch) for launch in a] != [len(launch) for launch in b] or sum(map(len, a)) < UNITS:
         raise ValueError("a ratio needs the same 3 or more rounds of both")
-    pairs = zip(_grouped(a), _grouped(b))
-    return np.log([quantile(ours, q) / quantile(theirs, q) for ours, theirs in pairs])
+    return np.array([log_ratio(ours, theirs, q) for ours, theirs in zip(_grouped(a), _grouped(b))])
+
+
+def log_ratio(a: Launch, b: Launch, q: float) -> float:
+    """The logarithm of the ratio of q-quantiles of one unit, whose rounds are paired.
+
+    The median is that of the ratios of its rounds: what slows a stretch of time slows neighbouring blocks alike
+    and cancels, while in pooled samples it moves both medians by where it happened to fall. A block has too few
+    calls for the outer quantiles, which are of the pooled samples.
+    """
+    if q == MEDIAN:
+        return float(np.median(round_log_ratios(a, b)))
+    return log(quantile(_pooled(a), q) / quantile(_pooled(b), q))
+
+
+def round_log_ratios(a: Launch, b: Launch) -> Array:
+    """The logarithm of the ratio of medians of each round."""
+    return np.log([quantile(ours, MEDIAN) / quantile(theirs, MEDIAN) for ours, theirs in zip(a, b)])
 
 
 def half_width(values: Array, level: float = 0.95) -> float:
@@ -104,22 +121,26 @@ def standard_error(values: Array) -> float:
     return float(values.std(ddof=1)) / sqrt(len(values))
 
 
-def _grouped(launches: Sequence[Launch]) -> List[Array]:
+def _grouped(launches: Sequence[Launch]) -> List[Launch]:
     """The units of launches whose rounds must stay together: launches, or stretches of rounds."""
     if len(launches) >= UNITS:
-        return [np.concatenate([np.asarray(block, np.float64) for block in launch]) for launch in launches]
-    rounds = [np.asarray(block, np.float64) for launch in launches for block in launch]
-    return [np.concatenate(rounds[first:end]) for first, end in _cuts(len(rounds))]
+        return list(launches)
+    rounds = [block for launch in launches for block in launch]
+    return [rounds[first:end] for first, end in _cuts(len(rounds))]
 
 
 def _units(launches: Sequence[Launch]) -> List[Array]:
-    """The same; too few rounds are cut amid."""
+    """The samples of each unit; too few rounds are cut amid."""
     if not any(len(block) for launch in launches for block in launch):
         raise ValueError("no samples")
     if len(launches) >= UNITS or sum(map(len, launches)) >= STRETCHES:
-        return _grouped(launches)
-    samples = np.concatenate([np.asarray(block, np.float64) for launch in launches for block in launch])
+        return [_pooled(unit) for unit in _grouped(launches)]
+    samples = _pooled([block for launch in launches for block in launch])
     return [samples[first:end] for first, end in _cuts(len(samples))]
+
+
+def _pooled(blocks: Launch) -> Array:
+    return np.concatenate([np.asarray(block, np.float64) for block in blocks])
 
 
 def _cuts(count: int) -> List[Tuple[int, int]]:

@@ -5,7 +5,8 @@ from math import exp
 import numpy as np
 import pytest
 
-from pipeline.gate.evidence import ASSUMED, day_to_day, interleaved, log_ratio, newcombe, stored
+from pipeline.gate.evidence import ASSUMED, day_to_day, interleaved, newcombe, stored
+from targets.intervals import log_ratio
 
 Blocks = list[list[int]]
 

@@ -8,7 +8,7 @@ from statistics import NormalDist, stdev
 import numpy as np
 
 from targets.distributions import student_quantile
-from targets.intervals import standard_error
+from targets.intervals import log_ratio, standard_error
 from targets.stats import Interval, quantile, wilson
 
 Blocks = Sequence[Sequence[int]]
@@ -40,30 +40,13 @@ def interleaved(pairs: Sequence[Pair], q: float) -> Ratio:
     A process's memory layout shifts its latency for as long as it lives, so the launch is the unit: Student's
     interval over the launches' log ratios. Needs two or more.
     """
-    return of_launches([log_ratio(*pair, q) for pair in pairs])
+    return of_launches([log_ratio(run, baseline, q) for baseline, run in pairs])
 
 
 def of_launches(log_ratios: Sequence[float]) -> Ratio:
     """The ratio from that of each launch."""
     logs = np.array(log_ratios)
     return _ratio(float(logs.mean()), standard_error(logs), len(logs) - 1)
-
-
-def log_ratio(a: Blocks, b: Blocks, q: float) -> float:
-    """Log of b's q-quantile over a's, of one launch.
-
-    The median is that of the blocks' own ratios: what slows a stretch of time slows neighbouring blocks alike and
-    cancels, while in pooled samples it moves both medians by where it happened to fall. A block has too few calls
-    for the outer quantiles, which are of the pooled samples.
-    """
-    if q == 0.5:
-        return float(np.median(block_ratios(a, b)))
-    return log(quantile(np.concatenate(b), q) / quantile(np.concatenate(a), q))
-
-
-def block_ratios(a: Blocks, b: Blocks) -> list[float]:
-    """Log of the ratio of medians of each pair of blocks, in order."""
-    return [log(quantile(y, 0.5) / quantile(x, 0.5)) for x, y in zip(a, b, strict=True)]
 
 
 def stored(a: Blocks, b: Blocks, q: float, past_p50: Sequence[float]) -> Ratio:
