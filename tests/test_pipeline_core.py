@@ -123,5 +123,8 @@ def test_a_criterion_counts_for_the_prune_stage_that_uses_it_alone(project: Path
 
 
 def test_what_is_compiled_belongs_to_one_device() -> None:
-    keys = {Store.key(core.parts_of(Compile(target=Cpu(), device=Local(), fingerprint=f), IN)) for f in ("a", "b")}
+    keys = {
+        Store.key(core.parts_of(Compile(target=Cpu(), device=Local(), fingerprint=f, runtime={}), IN))
+        for f in ("a", "b")
+    }
     assert len(keys) == 2

@@ -19,7 +19,7 @@ from targets.devices.local import Local
 from targets.devices.pool import Pool
 from targets.devices.ssh import Ssh
 
-TIMING = Timing(samples=60, rounds=6, launches=3, max_s=20)
+TIMING = Timing(samples=60, rounds=6, launches=3, max_s=20, precision=0.0, retries=0)
 
 
 @pytest.fixture

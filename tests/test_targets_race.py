@@ -9,6 +9,7 @@ import pytest
 
 from targets.backends.cpu import Cpu
 from targets.base import Target
+from targets.board.state import State
 from targets.devices.base import Measurement, Timing
 from targets.race import EXTENDED, Race
 
@@ -63,6 +64,15 @@ class Answering:
         return {"samples_ns": [ns] * calls, "wall_ns": ns * calls}
 
     def kernels(self) -> list[Any]:
+        return []
+
+    def state(self) -> dict[str, Any]:
+        return State(float(self.asked), {}, {}, {}, {}, {}, (), {}, {}, None, None, None).as_dict()
+
+    def energy(self, least_s: float) -> None:
+        return None
+
+    def notes(self) -> list[str]:
         return []
 
     def layers(self, calls: int) -> list[Any]:

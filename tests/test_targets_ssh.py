@@ -77,7 +77,10 @@ def test_measure_has_the_rounds_of_every_launch(device: Ssh, feeds: Path, tmp_pa
     contestants = {kind: (Mobile(), built(device, Mobile(), tmp_path, kind)) for kind in ("Relu", "Exp")}
     rounds = []
     found = device.measure(
-        contestants, feeds, Timing(samples=41, rounds=4, launches=2, max_s=20), lambda: rounds.append(1)
+        contestants,
+        feeds,
+        Timing(samples=41, rounds=4, launches=2, max_s=20, precision=0.0, retries=0),
+        lambda: rounds.append(1),
     )
     assert list(found) == ["Relu", "Exp"]
     assert len(rounds) == 4
@@ -121,7 +124,8 @@ def test_the_package_there_is_copied_once_and_is_the_same_each_time(device: Ssh,
     again = Ssh.at(board.url(), {})
     again.fingerprint(Mobile())
     again.close()
-    assert (kept.stat().st_ino, kept.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert kept.stat().st_ino == before.st_ino  # what is sent comes under another name first, so it has another
+    assert kept.stat().st_mtime_ns > before.st_mtime_ns  # marked as in use: what is not goes some day
     with zipfile.ZipFile(kept) as archive:
         inside = archive.namelist()
     assert {"targets/agent.py", "targets/guard.py", "targets/backends/mobile.py"} <= set(inside)

@@ -23,8 +23,8 @@ from targets.devices.base import DeviceLostError, Timing
 from targets.devices.local import Local
 from targets.devices.ssh import Ssh
 
-LONG = Timing(samples=10_000_000, rounds=100, launches=1, max_s=60)
-SHORT = Timing(samples=20, rounds=3, launches=1, max_s=5)
+LONG = Timing(samples=10_000_000, rounds=100, launches=1, max_s=60, precision=0.0, retries=0)
+SHORT = Timing(samples=20, rounds=3, launches=1, max_s=5, precision=0.0, retries=0)
 LIMIT_S = 120.0
 
 
