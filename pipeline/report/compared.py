@@ -18,7 +18,7 @@ from targets.verdicts import Verdict
 PICTURE, DATA = "comparison.svg", "comparison.json"
 STYLES = {"faster": "green", "slower": "red", "same": "default", "unclear": "yellow"}
 WIDTH, HEIGHT, MARGIN, TOP, LETTERS = 720, 200, 32, 92, 60  # pixels; characters of a name
-BINS, SHOWN = 80, 0.99  # of the samples: the rest is a tail that would squeeze all else
+BINS, SHOWN, BODY = 80, 0.99, 0.9  # shares of the samples: a long tail would squeeze all else
 
 TEMPLATE = """\
 <svg xmlns="http://www.w3.org/2000/svg" width="{{ width }}" height="{{ height }}" \
@@ -58,7 +58,7 @@ viewBox="0 0 {{ width }} {{ height }}" role="img" aria-labelledby="title summary
 {% endfor -%}
 <path class="axis" d="M0 {{ plot_height }}h{{ plot_width }}"/>
 <text class="muted" y="{{ plot_height + 16 }}">{{ low }} ms</text>\
-<text class="muted end" x="{{ plot_width }}" y="{{ plot_height + 16 }}">{{ high }} ms</text>
+<text class="muted end" x="{{ plot_width }}" y="{{ plot_height + 16 }}">{{ high }}</text>
 </g>
 </svg>
 """
@@ -113,8 +113,9 @@ def picture(found: Compared) -> str:
     """Draw both distributions on one scale; equal input gives equal text, and any text is safe as a name."""
     samples = [_samples_ms(side) for side in (found.a, found.b)]
     low = min(float(times.min()) for times in samples)
-    high = max(float(np.quantile(times, SHOWN)) for times in samples)
+    high = max(min(float(np.quantile(times, SHOWN)), 2 * float(np.quantile(times, BODY))) for times in samples)
     high = high if high > low else low * 1.01 + 1e-9
+    beyond = float(np.mean(np.concatenate(samples) > high))
     edges = np.linspace(low, high, BINS + 1)
     counts = [np.histogram(times, edges)[0] / len(times) for times in samples]
     most = max(float(shares.max()) for shares in counts)
@@ -135,7 +136,7 @@ def picture(found: Compared) -> str:
             plot_width=WIDTH - 2 * MARGIN,
             plot_height=HEIGHT,
             low=f"{low:.3f}",
-            high=f"{high:.3f}",
+            high=f"{high:.3f} ms; {beyond:.1%} of the calls took longer",
         )
     )
     return FORBIDDEN.sub("\ufffd", text)

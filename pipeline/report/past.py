@@ -97,8 +97,8 @@ def summary(drift: Drift) -> str:
     if not drift.series.values:
         return "no past runs that compare"
     unit = "× the first version's p50" if drift.series.kind == "level" else "ms p50, one fingerprint"
-    levels = ", ".join(f"{value:.3f} ({stop - start} runs)" for start, stop, value in drift.levels)
-    return f"{len(drift.series.values)} runs, {unit}; {'levels' if drift.changes else 'one level'}: {levels}"
+    levels = ", ".join(f"{value:.3f} ({_runs(stop - start)})" for start, stop, value in drift.levels)
+    return f"{_runs(len(drift.series.values))}, {unit}; {'levels' if drift.changes else 'one level'}: {levels}"
 
 
 def picture(name: str, drift: Drift) -> str:
@@ -143,3 +143,7 @@ def _cells(past: Past) -> tuple[str, ...]:
 
 def _clean(text: str) -> str:
     return FORBIDDEN.sub("�", text)
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
