@@ -1,6 +1,5 @@
 """What can be raced: ONNX files, what deploy or compile wrote, recipes, and recipes as a git revision has them."""
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pipeline import revisions
+from pipeline import manifest, revisions
 from pipeline.devices import Place, place
 from pipeline.errors import UserError
 from pipeline.exporting import Shape, shapes_of
@@ -68,7 +67,7 @@ def contender(wanted: Wanted, stack: ExitStack, scratch: Path) -> Contender:
             f"there is no {path}: give an .onnx file, a recipe, REVISION:RECIPE,"
             " or a folder that deploy or compile wrote"
         )
-    return _deployed(wanted, path) if (path / "manifest.json").is_file() else _built(wanted, path)
+    return _deployed(wanted, path) if (path / manifest.FILE).is_file() else _built(wanted, path)
 
 
 def feeds(a: Contender, b: Contender) -> dict[str, NDArray[Any]]:
@@ -106,18 +105,14 @@ def _compiled(wanted: Wanted, path: Path, scratch: Path) -> Contender:
 
 def _deployed(wanted: Wanted, folder: Path) -> Contender:
     """A folder that deploy wrote, with the options it was built with."""
-    manifest = folder / "manifest.json"
-    try:
-        told = json.loads(manifest.read_text(encoding="utf-8"))
-        name, options = told["target"]["name"], {k: v for k, v in told["target"].items() if k != "name"}
-        inputs = {key: (tuple(shape), np.dtype(np.float32)) for key, shape in told["inputs"].items()}
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{manifest} is no edgesmith.manifest/1") from error
+    told = manifest.read(folder)
+    name = told.target_name
+    inputs = {key: (shape, np.dtype(np.float32)) for key, shape in told.inputs.items()}
     if wanted.target not in (None, name):
         raise UserError(
             f"{wanted.text} was built for {name}: leave out --target {wanted.target}, or give its .onnx file"
         )
-    target = make(name, options)
+    target = told.target()
     return Contender(wanted.text, target, _place(wanted, target), folder / "model", inputs)
 
 
@@ -131,7 +126,7 @@ def _built(wanted: Wanted, folder: Path) -> Contender:
         missing = [Path(error.filename).name]
     if missing:
         raise UserError(
-            f"{folder}: has no {missing[0]}, which target {target.name()} builds, and no manifest.json of deploy;"
+            f"{folder}: has no {missing[0]}, which target {target.name()} builds, and no {manifest.FILE} of deploy;"
             " name the target that built it with --target (of B: --against)"
         )
     with target.open(folder) as runner:

@@ -1,6 +1,5 @@
 """The main job: run a recipe for a target, measure every stage, and write what ships."""
 
-import datetime
 import json
 import platform
 import shutil
@@ -15,12 +14,14 @@ import onnx
 from filelock import FileLock
 
 from pipeline import fingerprint
+from pipeline import manifest as manifests
 from pipeline.assess import Assessor
 from pipeline.core import Stage, run
 from pipeline.devices import Place
 from pipeline.errors import UserError
 from pipeline.exporting import Shape, shapes_of
 from pipeline.measure import Meter
+from pipeline.now import now
 from pipeline.plugins import find
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, scheme_of
@@ -127,7 +128,7 @@ def write(out: Path, report: Report, done: Mapping[str, Artifact], job: Job) -> 
             (temporary / widths.FILE).write_text(widths.picture(found[1], report.recipe), encoding="utf-8")
         shapes = shapes_of(onnx.load(done["export"].path / "model.onnx"))
         manifest = _manifest(temporary, report, shapes, job)
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        (temporary / manifests.FILE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         if out.exists():
             out.replace(old)
         temporary.replace(out)
@@ -135,11 +136,10 @@ def write(out: Path, report: Report, done: Mapping[str, Artifact], job: Job) -> 
 
 
 def _report(job: Job, assessor: Assessor) -> Report:
-    now = datetime.datetime.now(datetime.timezone.utc)
     return Report(
         recipe=job.recipe.name,
         target=job.target.name(),
-        created=now.isoformat(timespec="seconds"),
+        created=now(),
         versions=_versions(job.place),
         git_commit=_git_commit(job.recipe.path.parent),
         budget=job.recipe.sections.budget.model_dump(),
@@ -153,7 +153,7 @@ def _report(job: Job, assessor: Assessor) -> Report:
 def _manifest(folder: Path, report: Report, shapes: Mapping[str, Shape], job: Job) -> dict[str, Any]:
     files = fingerprint.files_in(folder)
     return {
-        "schema": "edgesmith.manifest/1",
+        "schema": manifests.SCHEMA,
         "files": {name: {"sha256": digest, "size": (folder / name).stat().st_size} for name, digest in files.items()},
         "recipe": {"name": job.recipe.name, **job.recipe.sections.model_dump()},
         "target": {"name": job.target.name(), **asdict(job.target)},

@@ -1,6 +1,5 @@
 """The verb quantize: make the int8 model, compare and time it beside the float one, write it and its report."""
 
-import datetime
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from pipeline.exporting import describe
 from pipeline.fastest import where
 from pipeline.judging import running
 from pipeline.measure import in_float32, ratio_of
+from pipeline.now import now
 from pipeline.quantizing import Calibrated, Job, Made, Method, Source, Weighted, source_of, static
 from pipeline.report.layer_noise import picture
 from pipeline.report.quantized import Accuracy, Output, Quantized, Side, Weights
@@ -142,7 +142,7 @@ def _report(job: Job, source: Source, made: Made, judged: tuple[Fidelity, Raced]
     return Quantized(
         model=job.model.name,
         target={"name": target.name(), **asdict(target)},
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created=now(),
         versions=_versions(target, there),
         device=asdict(there.fingerprint) if there is not None and ran is not None else None,
         proxy=there is not None and there.proxy,

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import manifest
 from pipeline.errors import UserError
 
 WRITTEN = re.compile(r"(?P<rev>[^:]+):(?P<path>.+\.ya?ml)")
@@ -71,7 +72,7 @@ def deployed(tree: Path, recipe: Path, options: tuple[str, ...], out: Path) -> P
             (line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "no reason"
         )
         raise UserError(f"{recipe} cannot be deployed at that revision: {why.removeprefix('error: ')}")
-    return next(out.glob("*/*/manifest.json")).parent
+    return next(out.glob(f"*/*/{manifest.FILE}")).parent
 
 
 def _git(folder: Path, *arguments: str, says: str) -> str:

@@ -1,6 +1,5 @@
 """Single steps on plain files, for people who need only one of them."""
 
-import json
 import shutil
 import tempfile
 import zipfile
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from calibration.ranges import Ranges
 from calibration.weights import Weights
-from pipeline import calibrating, lowering
+from pipeline import calibrating, lowering, manifest
 from pipeline.checkpoint import Info
 from pipeline.core import PREVIOUS
 from pipeline.devices import Place
@@ -30,7 +29,6 @@ from pipeline.weight_options import WeightOptions
 from targets.base import Target
 from targets.devices.base import Measurement, Timing
 from targets.npz import save
-from targets.plugins import make
 
 
 @dataclass(frozen=True)
@@ -188,18 +186,13 @@ def _built(artifact: Path, target: Target, place: Place, scratch: Path) -> tuple
         (scratch / "model").mkdir()
         place.device.build(target, artifact, scratch / "model")
         return target, scratch / "model", shapes
-    manifest = artifact / "manifest.json"
-    if not manifest.is_file():
+    if not (artifact / manifest.FILE).is_file():
         raise UserError(f"{artifact}: give an .onnx file, or a folder that `edgesmith deploy` wrote")
-    try:
-        told = json.loads(manifest.read_text(encoding="utf-8"))
-        name, options = told["target"]["name"], {k: v for k, v in told["target"].items() if k != "name"}
-        shapes = {key: tuple(shape) for key, shape in told["inputs"].items()}
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{manifest} is no edgesmith.manifest/1") from error
+    told = manifest.read(artifact)
+    name = told.target_name
     if name != target.name():
         raise UserError(f"{artifact} was built for {name}: add --target {name}")
-    return make(name, options), artifact / "model", shapes
+    return told.target(), artifact / "model", told.inputs
 
 
 def _array(path: Path) -> NDArray[np.float32]:

@@ -61,7 +61,6 @@ class Agent:
             "infer": self._infer,
             "run": self._run,
             "kernels": lambda _: [asdict(kernel) for kernel in self._loaded().kernels()],
-            "precision": lambda _: self._loaded().precision(),
             "layers": self._layers,
             "cores": lambda order: usage.quietest(int(order["count"])),
             "usage": lambda _: usage.usage(),

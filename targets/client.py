@@ -10,9 +10,10 @@ import subprocess
 import tempfile
 import time
 from contextlib import contextmanager, suppress
-from typing import IO, Any, Dict, Iterator, List, Mapping
+from typing import IO, Any, Iterator, List, Mapping
 
-from targets.base import NoDeviceError, TargetError
+from targets.base import TargetError
+from targets.replies import answered, parsed
 
 STDERR_TAIL = 2000
 POLL_S = 1.0
@@ -44,26 +45,12 @@ class AgentProcess:
             self._stdin.flush()
         except BrokenPipeError:
             raise self._died(do) from None
-        reply = self._reply(do, time.monotonic() + timeout_s, timeout_s)
-        if reply.get("id") != self._orders:
-            raise TargetError(f"{do}: the agent answered another order ({reply.get('id')})")
-        if "error" in reply:
-            raise _error(do, reply["error"])
-        return reply["ok"]
+        line = self._line(do, time.monotonic() + timeout_s, timeout_s)
+        return answered(parsed(line, do), self._orders, do)
 
     @property
     def _stdin(self) -> Any:
         return self._process.stdin
-
-    def _reply(self, do: str, deadline_s: float, timeout_s: float) -> Dict[str, Any]:
-        line = self._line(do, deadline_s, timeout_s)
-        try:
-            reply = json.loads(line)
-        except ValueError:
-            raise TargetError(f"{do}: the agent said no JSON: {line[:80]!r}") from None
-        if not isinstance(reply, dict):
-            raise TargetError(f"{do}: the agent said no JSON object: {line[:80]!r}")
-        return reply
 
     def _line(self, do: str, deadline_s: float, timeout_s: float) -> bytes:
         """Read to the end of a line, holding back what follows it."""
@@ -121,11 +108,3 @@ def start(command: List[str], environment: Mapping[str, str]) -> Iterator[AgentP
                 if pipe is not None:
                     with suppress(BrokenPipeError):  # an order may still sit in its buffer
                         pipe.close()
-
-
-def _error(do: str, error: Mapping[str, str]) -> TargetError:
-    if error["kind"] == "NoDeviceError":
-        return NoDeviceError(error["message"])
-    if error["kind"] == "TargetError":
-        return TargetError(error["message"])
-    return TargetError(f"{do}: {error['kind']}: {error['message']}")

@@ -7,9 +7,10 @@ Here the processes ("launches") are the units; with fewer than three of them, st
 
 from __future__ import annotations
 
+from itertools import accumulate
 from math import ceil, exp, floor, log, sqrt
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, List, Sequence, Tuple, TypeVar
 
 import numpy as np
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
+Block = TypeVar("Block")
 Launch = Sequence[Any]  # what one process did: a block of call times (Samples) for each round
 MEDIAN = 0.5
 UNITS = 3  # processes that are units; fewer say nothing of how much processes differ
@@ -109,6 +111,17 @@ def log_ratio(a: Launch, b: Launch, q: float) -> float:
 def round_log_ratios(a: Launch, b: Launch) -> Array:
     """The logarithm of the ratio of medians of each round."""
     return np.log([quantile(ours, MEDIAN) / quantile(theirs, MEDIAN) for ours, theirs in zip(a, b)])
+
+
+def log_quantiles(launches: Sequence[Launch], q: float) -> Array:
+    """The logarithm of the q-quantile of each unit."""
+    return np.log([quantile(unit, q) for unit in _units(launches)])
+
+
+def cut(blocks: Sequence[Block], rounds: Sequence[int]) -> Tuple[Tuple[Block, ...], ...]:
+    """Blocks in a row as launches of so many rounds each; of one launch where `rounds` is empty."""
+    ends = list(accumulate(rounds or (len(blocks),)))
+    return tuple(tuple(blocks[start:end]) for start, end in zip([0, *ends], ends))
 
 
 def half_width(values: Array, level: float = 0.95) -> float:

@@ -9,7 +9,7 @@ import time
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from math import ceil
-from typing import Any, Callable, Dict, List, Mapping, Protocol, Tuple
+from typing import Callable, Dict, List, Mapping, Tuple
 
 import numpy as np
 
@@ -17,19 +17,12 @@ from targets.base import Layer, Target
 from targets.board.options import UNHELD, Board
 from targets.board.watch import Watch
 from targets.comparison import Clock, Lap, Run, known_to, measurements, shares
-from targets.devices.base import Measurement, Timing, kernel
+from targets.devices.base import Agent, Measurement, Timing, kernel
 from targets.doubts import disturbances, unsteady
 from targets.plugins import spec
 
 EXTENDED = 2  # times the launches asked for are made at most, for the p50 to be known as asked
 PROFILED = 20  # calls that the times of layers are medians of
-
-
-class Agent(Protocol):
-    """A process on the device that serves one artifact."""
-
-    def call(self, do: str, timeout_s: float, **arguments: Any) -> Any:
-        """Give an order and return what it yields. Raises TargetError."""
 
 
 @dataclass(frozen=True)

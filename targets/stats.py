@@ -7,7 +7,7 @@ The intervals here are for independent samples; those of a run, and ratios, have
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, log, sqrt
+from math import ceil, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Sequence, Union
 
@@ -33,25 +33,6 @@ class Interval:
 def quantile(samples: Samples, q: float) -> float:
     """Return the q-quantile as an order statistic: the smallest sample with at least q of all at or below."""
     return _ranked(np.sort(_array(samples)), q)
-
-
-def quantile_interval(samples: Samples, q: float, level: float = 0.95) -> Interval:
-    """Distribution-free interval of a quantile from order statistics, by the exact binomial.
-
-    Exact for independent samples. With few samples no pair of order statistics covers an extreme quantile at
-    `level`; the bounds are then the extremes, and the interval's own `level` says how little that is worth.
-    """
-    ordered = np.sort(_array(samples))
-    n = len(ordered)
-    if not 0 < q < 1:
-        raise ValueError(f"a quantile lies between 0 and 1, got {q}")
-    cumulative = np.cumsum(_binomial(n, q))  # [k] = P(at most k of n samples lie below the quantile)
-    tail = (1 - level) / 2
-    # 1-based ranks: P(X_(low) > Q) = P(B <= low-1) and P(X_(high) <= Q) = P(B >= high) stay within tail.
-    low = max(1, int(np.searchsorted(cumulative, tail, side="right")))
-    high = min(n, int(np.searchsorted(cumulative, 1 - tail, side="left")) + 1)
-    covered = float(cumulative[high - 1] - cumulative[low - 1])
-    return Interval(_ranked(ordered, q), float(ordered[low - 1]), float(ordered[high - 1]), covered)
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -85,11 +66,3 @@ def _array(samples: Any) -> Array:
 def _ranked(ordered: Array, q: float) -> float:
     # The margin keeps 0.99 · 100 = 99.00000000000001 from counting as 100.
     return float(ordered[max(0, ceil(q * len(ordered) - 1e-9) - 1)])
-
-
-def _binomial(n: int, p: float) -> Array:
-    """Probabilities of 0 … n successes, in logarithms so that n may be in the millions."""
-    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
-    k = np.arange(n + 1)
-    mass: Array = np.exp(logs[n] - logs - logs[::-1] + k * log(p) + (n - k) * log(1 - p))
-    return mass

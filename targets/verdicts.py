@@ -74,22 +74,6 @@ def detectable(logs: NDArray[np.float64], level: float = 0.95, power: float = 0.
     return exp(reach * standard_error(logs)) - 1
 
 
-def minimum_detectable(
-    a: Sequence[Launch], b: Sequence[Launch], q: float = 0.5, level: float = 0.95, power: float = 0.8
-) -> float:
-    """As `detectable`, of launches."""
-    return detectable(log_ratios(a, b, q), level, power)
-
-
-def rounds_for(
-    a: Sequence[Launch], b: Sequence[Launch], slowdown: float, q: float = 0.5, level: float = 0.95, power: float = 0.8
-) -> int:
-    """About how many rounds in all find a true slowdown (a fraction) with probability `power`, spread as these are."""
-    logs, rounds = log_ratios(a, b, q), sum(map(len, a))
-    extra = student_quantile(power, len(logs) - 1) / student_quantile((1 + level) / 2, len(logs) - 1)
-    return rounds + _more_rounds(logs, log1p(slowdown) / (1 + extra), rounds, level)
-
-
 def _kind(middle: float, half: float, within: float) -> str:
     if max(abs(middle - half), abs(middle + half)) <= log1p(within):
         return SAME

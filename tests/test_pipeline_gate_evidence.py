@@ -46,9 +46,9 @@ def test_a_tide_that_both_ride_cancels_in_the_median() -> None:
 def test_two_days_differ_as_much_as_days_did() -> None:
     rng = np.random.default_rng(3)
     a, b = pair(rng, 0.0)
-    assumed = stored(a, b, 0.5, [])
-    calm = stored(a, b, 0.5, [1.0, 1.001, 0.999, 1.0, 1.001, 1.0])
-    wild = stored(a, b, 0.5, [1.0, 1.2, 0.9, 1.1, 0.8, 1.1])
+    assumed = stored([a], [b], 0.5, [])
+    calm = stored([a], [b], 0.5, [1.0, 1.001, 0.999, 1.0, 1.001, 1.0])
+    wild = stored([a], [b], 0.5, [1.0, 1.2, 0.9, 1.1, 0.8, 1.1])
     widths = [ratio.high / ratio.low for ratio in (calm, assumed, wild)]
     assert widths == sorted(widths)
     assert day_to_day([1.0] * 3) == (ASSUMED, 0)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from pipeline.gate import runs
+from pipeline.manifest import safe
 
 
 @pytest.fixture
@@ -30,8 +31,8 @@ def files_of(folder: Path) -> dict[str, dict[str, object]]:
 def test_a_run_is_read_with_its_tolerances(run: Path) -> None:
     found = runs.load(run)
     assert found.row.size_bytes == 1000
-    assert found.target_name == "cpu"
-    assert found.target().name() == "cpu"
+    assert found.manifest.target_name == "cpu"
+    assert found.manifest.target().name() == "cpu"
     assert found.gate().p50 == 3
     assert found.digest == runs.load(run).digest
 
@@ -66,7 +67,7 @@ def test_a_link_out_of_the_folder_is_refused(run: Path) -> None:
 
 @given(st.text(max_size=40) | st.lists(st.sampled_from(["..", ".", "", "a", "\\", "/", ":"]), max_size=6).map("/".join))
 def test_safe_names_stay_below(name: str) -> None:
-    if runs.safe(name):
+    if safe(name):
         root = Path("/root/folder")
         assert (root / name).is_relative_to(root)
         assert ".." not in (root / name).parts

@@ -114,9 +114,7 @@ class Other(Local):
 
 def test_boards_that_are_not_alike_are_refused_with_the_difference() -> None:
     odd: tuple[Device, ...] = (Local(name="here"), Other(name="there"))
-    with pytest.raises(
-        TargetError, match=r"here and there are not alike: cpu .* and another; a pool has boards of one"
-    ):
+    with pytest.raises(TargetError, match=r"here and there are not alike: cpu: .* → another; a pool has boards of one"):
         Pool("p", odd).fingerprint(Mobile())
 
 

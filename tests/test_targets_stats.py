@@ -1,18 +1,13 @@
 """Quantiles and intervals against slow references and simulated coverage."""
 
-from fractions import Fraction
-from math import comb
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from targets.stats import (
     coefficient_of_variation,
     quantile,
-    quantile_interval,
     wilson,
 )
 
@@ -31,60 +26,6 @@ def test_a_quantile_is_the_smallest_sample_with_enough_at_or_below(values: list[
 )
 def test_ranks_are_not_off_by_rounding(n: int, q: float, rank: int) -> None:
     assert quantile(list(range(1, n + 1)), q) == rank
-
-
-def exact_coverage(n: int, q: Fraction, low: int, high: int) -> Fraction:
-    return sum((comb(n, k) * q**k * (1 - q) ** (n - k) for k in range(low, high)), Fraction(0))
-
-
-@given(st.integers(2, 60), st.sampled_from([Fraction(1, 2), Fraction(9, 10), Fraction(99, 100)]))
-def test_the_interval_has_the_exact_coverage_it_claims(n: int, q: Fraction) -> None:
-    interval = quantile_interval(list(range(1, n + 1)), float(q))
-    low, high = int(interval.low), int(interval.high)
-    assert interval.level == pytest.approx(float(exact_coverage(n, q, low, high)), abs=1e-12)
-    assert low <= interval.value <= high
-
-
-@given(st.integers(2, 60), st.sampled_from([Fraction(1, 2), Fraction(9, 10)]))
-def test_the_interval_is_the_tightest_with_both_tails_kept(n: int, q: Fraction) -> None:
-    interval = quantile_interval(list(range(1, n + 1)), float(q))
-    low, high = int(interval.low), int(interval.high)
-    tail = Fraction(25, 1000)
-    assert low == 1 or exact_coverage(n, q, 0, low) <= tail  # P(B <= low - 1)
-    assert high == n or exact_coverage(n, q, high, n + 1) <= tail  # P(B >= high)
-    assert exact_coverage(n, q, 0, low + 1) > tail
-    assert exact_coverage(n, q, high - 1, n + 1) > tail
-
-
-def test_too_few_samples_for_an_extreme_quantile_are_not_called_95_percent() -> None:
-    interval = quantile_interval(list(range(50)), 0.99)
-    assert interval.high == 49
-    assert interval.level < 0.41  # 1 - 0.99^50: the maximum is all there is
-
-
-def test_a_million_samples_do_not_overflow() -> None:
-    interval = quantile_interval(np.arange(1_000_000, dtype=np.float64), 0.5)
-    assert 0.949 < interval.level < 0.951
-    assert interval.high - interval.low == pytest.approx(2 * 1.96 * 500, rel=0.01)
-
-
-@pytest.mark.parametrize("q", [0.5, 0.9, 0.99])
-@pytest.mark.parametrize("kind", ["lognormal", "pareto", "bimodal"])
-def test_coverage_of_the_quantile_interval(kind: str, q: float) -> None:
-    random = np.random.default_rng(7)
-    draws = latencies(random, kind, (600, 400))
-    truth = float(np.quantile(latencies(random, kind, (1_000_000,)), q))
-    intervals = [quantile_interval(row, q) for row in draws]
-    covered = np.mean([i.low <= truth <= i.high for i in intervals])
-    assert 0.925 <= covered <= 0.98  # discrete ranks lie a little above 95%
-
-
-def latencies(random: np.random.Generator, kind: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    if kind == "lognormal":
-        return random.lognormal(0.0, 0.5, shape)
-    if kind == "pareto":
-        return 1 + random.pareto(1.5, shape)
-    return random.normal(1.0, 0.02, shape) + 0.5 * (random.random(shape) < 0.3)
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (9300, 10_000), (1, 2)])

@@ -1,6 +1,5 @@
 """Options of the verbs that use baselines."""
 
-import datetime
 from pathlib import Path
 
 import click
@@ -22,8 +21,3 @@ def name_and_version(text: str) -> tuple[str, int | None]:
     if at and not (version.isascii() and version.isdigit()):
         raise click.UsageError(f"{text}: write NAME, or NAME@VERSION with a number, e.g. main@3")
     return name, int(version) if at else None
-
-
-def now() -> str:
-    """The time, UTC."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -29,8 +29,9 @@ def save(run: Path, name: str, baselines: Path, pointer: bool, accept: bool) -> 
     from pipeline.gate import history
     from pipeline.gate.baselines import Baselines
     from pipeline.gate.runs import load
+    from pipeline.now import now
 
-    loaded, store, at = load(run), Baselines(baselines), options.now()
+    loaded, store, at = load(run), Baselines(baselines), now()
     latest = store.load(name) if store.numbers(name) else None
     level = 1.0 if accept else history.level_of(loaded, latest, history.read(store, name))
     version = store.save(loaded, name, at, level, copy=not pointer)

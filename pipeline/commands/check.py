@@ -62,21 +62,22 @@ def command(run: Path, baseline: str, baselines: Path, **given: Any) -> int:
 def _case(run: "Run", store: Any, baseline: str, spec: str | None) -> "Case":
     from pipeline.gate import history
     from pipeline.gate.checking import Case
+    from pipeline.now import now
 
     name, version = options.name_and_version(baseline)
     found = store.load(name, version)
-    return Case(run, found, place(run.target(), spec), history.read(store, name), options.now())
+    return Case(run, found, place(run.manifest.target(), spec), history.read(store, name), now())
 
 
 def _terms(run: "Run", given: dict[str, Any]) -> "Terms":
-    from pipeline.gate.checking import Terms
+    from pipeline.gate.checking import How, Terms
     from pipeline.gate.tolerances import overridden
 
     gate = overridden(run.gate(), given["tolerances"])
     if given["max_s"] is not None:
         gate = gate.model_copy(update={"max_s": given["max_s"]})
-    how = "remeasure" if given["remeasure"] else "stored" if given["stored"] else "auto"
-    return Terms(gate, how, given["allow_fingerprint_change"])  # type: ignore[arg-type]
+    how: How = "remeasure" if given["remeasure"] else "stored" if given["stored"] else "auto"
+    return Terms(gate, how, given["allow_fingerprint_change"])
 
 
 def _write(found: "Check", junit_file: Path | None, json_file: Path | None) -> None:

@@ -1,6 +1,7 @@
 """edgesmith compare."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -44,7 +45,7 @@ def _within(_: click.Context, __: click.Parameter, text: str) -> float:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with every sample.")
 @options.store
-def command(first: str, second: str | None, within: float, out: Path | None, as_json: bool, **given: object) -> None:
+def command(first: str, second: str | None, within: float, out: Path | None, as_json: bool, **given: Any) -> None:
     """Say whether A is faster than B, slower, the same, or that it cannot be told yet.
 
     Both run on one device, in fresh processes, in blocks that alternate in random order: what disturbs one disturbs
@@ -72,10 +73,10 @@ def command(first: str, second: str | None, within: float, out: Path | None, as_
         raise click.UsageError("compare with what? name B, or another target with --against")
     tuned = {"threads": given["threads"], "streams": given["streams"]}
     rest = {"device": given["device"], "options": tuned, "store": given["store_path"]}
-    a = Wanted(first, given["target"], **rest)  # type: ignore[arg-type]
-    b = Wanted(second or first, given["against"] or given["target"], **rest)  # type: ignore[arg-type]
+    a = Wanted(first, given["target"], **rest)
+    b = Wanted(second or first, given["against"] or given["target"], **rest)
     timed = {key: given[key] for key in ("samples", "rounds", "launches", "max_s", "mode")}
-    found = compare(a, b, Timing(**timed), within, options.progress())  # type: ignore[arg-type]
+    found = compare(a, b, Timing(**timed), within, options.progress())
     text = json.dumps(found.plain())
     if as_json:
         click.echo(text)

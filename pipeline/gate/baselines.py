@@ -16,8 +16,9 @@ from pathlib import Path
 from filelock import FileLock
 
 from pipeline.errors import UserError
-from pipeline.gate.runs import MANIFEST, MODEL, Run, kept
+from pipeline.gate.runs import MODEL, Run, kept
 from pipeline.gate.runs import load as load_run
+from pipeline.manifest import FILE as MANIFEST
 from pipeline.plugins import did_you_mean
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -1,9 +1,9 @@
 """A run against its baseline: which samples may be compared, and what comes of it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.devices import Place
 from pipeline.errors import UserError
@@ -21,6 +21,8 @@ from pipeline.gate.schema import Launch as Kept
 from pipeline.gate.tolerances import LATENCIES, Gate
 from pipeline.progress import Progress
 from pipeline.report.schema import Latency, StageReport
+from targets.differences import differences
+from targets.intervals import cut
 from targets.stats import quantile
 
 How = Literal["auto", "remeasure", "stored"]
@@ -65,10 +67,10 @@ def check(case: Case, terms: Terms, progress: Progress) -> tuple[Check, Past]:
 
     Raises UserError where the two have nothing to compare.
     """
-    if case.run.target_name != case.baseline.run.target_name:
+    if case.run.manifest.target_name != case.baseline.run.manifest.target_name:
         raise UserError(
-            f"{case.run.folder} was built for {case.run.target_name}, the baseline {case.baseline.title} for "
-            f"{case.baseline.run.target_name}: give the baseline of that target"
+            f"{case.run.folder} was built for {case.run.manifest.target_name}, the baseline {case.baseline.title} for "
+            f"{case.baseline.run.manifest.target_name}: give the baseline of that target"
         )
     timed = _timed(case, terms, progress)
     still = _still(case.run.row, case.baseline.run.row, terms.gate)
@@ -82,7 +84,7 @@ def check(case: Case, terms: Terms, progress: Progress) -> tuple[Check, Past]:
         version=case.baseline.version.number,
         outcome=judge.overall(judgements, terms.gate),
         how=timed.how,
-        device=asdict(where) if where else dict(case.run.device),
+        device=asdict(where) if where else dict(case.run.manifest.device),
         judgements=judgements,
         notes=timed.notes,
         launches=tuple(Kept(baseline=a, run=b) for a, b in (launch.pair for launch in timed.launches)),
@@ -90,24 +92,12 @@ def check(case: Case, terms: Terms, progress: Progress) -> tuple[Check, Past]:
     return found, replace(past, outcome=found.outcome)
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> tuple[str, ...]:
-    """What differs between two fingerprints, field by field."""
-    found: list[str] = []
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += differences(old, new, f"{path}{key} ")
-        elif (list(old) if isinstance(old, tuple) else old) != (list(new) if isinstance(new, tuple) else new):
-            found.append(f"{path}{key}: {_short(old)} → {_short(new)}")
-    return tuple(found)
-
-
 def _timed(case: Case, terms: Terms, progress: Progress) -> _Found:
     if terms.how == "auto" and _same_files(case):
         names = [name for name in (*LATENCIES, "memory") if terms.gate.tolerance(name) is not None]
         same = tuple(Judgement(metric=name, outcome="pass", text="the same files") for name in names)
         return _Found(SAME, same, ("the artifact is the baseline's, byte for byte: there is nothing to measure",))
-    changed = differences(case.baseline.run.device, case.run.device)
+    changed = differences(case.baseline.run.manifest.device, case.run.manifest.device)
     if changed and not terms.allow_fingerprint_change:
         why = f"the baseline was measured elsewhere ({'; '.join(changed)})"
         return _refused(terms.gate, f"{why}: --allow-fingerprint-change measures both anew, here")
@@ -125,8 +115,8 @@ def _timed(case: Case, terms: Terms, progress: Progress) -> _Found:
 def _same_files(case: Case) -> bool:
     """Whether what ships is the same: bytes, and how the runtime is set up."""
     now, before = case.run, case.baseline.run
-    target = now.target()
-    if target != before.target() or now.report.versions != before.report.versions:
+    target = now.manifest.target()
+    if target != before.manifest.target() or now.report.versions != before.report.versions:
         return False
     files = [{path.name: of_file(path) for path in target.shipped(run.model)} for run in (now, before)]
     return files[0] == files[1]
@@ -170,7 +160,7 @@ def _from_stored(case: Case, gate: Gate) -> _Found:
 
 def _of_stored(before: Latency, now: Latency, q: float, past: Sequence[float]) -> Timed:
     pooled = [[ns for block in latency.samples for ns in block] for latency in (before, now)]
-    ratio = stored(before.samples, now.samples, q, past)
+    ratio = stored(cut(before.samples, before.launches), cut(now.samples, now.launches), q, past)
     return _in_ms(quantile(pooled[0], q), quantile(pooled[1], q), ratio)
 
 
@@ -217,8 +207,3 @@ def _past(case: Case, timed: _Found) -> Past:
         ratio=ratio,
         level=None if ratio is None or version.level is None else version.level * ratio,
     )
-
-
-def _short(value: Any) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    return text if len(text) <= 60 else text[:57] + "…"

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, log, sqrt
-from statistics import NormalDist, stdev
+from math import exp, sqrt
+from statistics import NormalDist
 
 import numpy as np
 
 from targets.distributions import student_quantile
-from targets.intervals import log_ratio, standard_error
-from targets.stats import Interval, quantile, wilson
+from targets.intervals import log_quantiles, log_ratio, standard_error
+from targets.stats import Interval, wilson
 
 Blocks = Sequence[Sequence[int]]
 Pair = tuple[Blocks, Blocks]  # of one launch: the baseline's, the run's
@@ -49,15 +49,15 @@ def of_launches(log_ratios: Sequence[float]) -> Ratio:
     return _ratio(float(logs.mean()), standard_error(logs), len(logs) - 1)
 
 
-def stored(a: Blocks, b: Blocks, q: float, past_p50: Sequence[float]) -> Ratio:
-    """The ratio from samples of two days, the interval widened by how much days differ on this machine.
+def stored(a: Sequence[Blocks], b: Sequence[Blocks], q: float, past_p50: Sequence[float]) -> Ratio:
+    """The ratio from launches of two days, the interval widened by how much days differ on this machine.
 
     `past_p50` are those of past runs with this fingerprint, in order. Their successive differences say how much a
     day moves a latency, and shifts that came with a change of the model count but once.
     """
     day, known = day_to_day(past_p50)
     error = sqrt(_own_error(a, q) ** 2 + _own_error(b, q) ** 2 + 2 * day**2)
-    value = log(quantile(np.concatenate(b), q) / quantile(np.concatenate(a), q))
+    value = float(log_quantiles(b, q).mean() - log_quantiles(a, q).mean())
     return _ratio(value, error, known)
 
 
@@ -83,10 +83,10 @@ def newcombe(baseline: int, of: int, run: int, among: int) -> Interval:
     return Interval(lost, low, high, LEVEL)
 
 
-def _own_error(blocks: Blocks, q: float) -> float:
-    """Standard error of a run's log quantile, from its rounds as units."""
-    logs = [log(quantile(block, q)) for block in blocks]
-    return stdev(logs) / sqrt(len(logs)) if len(logs) > 1 else ASSUMED
+def _own_error(launches: Sequence[Blocks], q: float) -> float:
+    """Standard error of a run's log quantile, from its processes as units."""
+    logs = log_quantiles(launches, q)
+    return standard_error(logs) if len(logs) > 1 else ASSUMED
 
 
 def _ratio(value: float, error: float, freedom: int) -> Ratio:

@@ -56,14 +56,14 @@ def remeasure(baseline: Run, run: Run, place: Place, gate: Gate, progress: Progr
 
     Raises UserError where the two cannot be compared, TargetError where one cannot run on this device.
     """
-    if baseline.inputs != run.inputs:
-        shapes = " and ".join(str(list(r.inputs.values())) for r in (baseline, run))
+    if baseline.manifest.inputs != run.manifest.inputs:
+        shapes = " and ".join(str(list(r.manifest.inputs.values())) for r in (baseline, run))
         raise UserError(f"{run.folder}: one call takes other input than the baseline's ({shapes}); save a new baseline")
-    built = {BASELINE: (baseline.target(), baseline.model), RUN: (run.target(), run.model)}
+    built = {BASELINE: (baseline.manifest.target(), baseline.model), RUN: (run.manifest.target(), run.model)}
     with tempfile.TemporaryDirectory() as folder:
         feeds = Path(folder) / "feeds.npz"
         rng = np.random.default_rng(0)
-        save(feeds, {name: rng.standard_normal(shape, np.float32) for name, shape in run.inputs.items()})
+        save(feeds, {name: rng.standard_normal(shape, np.float32) for name, shape in run.manifest.inputs.items()})
         with progress.bar("time baseline / run", gate.launches) as bar:
             return launches(Rival(built, feeds, place.device), gate, bar.advance)
 

@@ -83,7 +83,7 @@ class _Plane:
 def show(baseline: Baseline, runs: Sequence[Past], drift: Drift, console: Console) -> None:
     """Print the baseline, its last runs and the levels they settled on."""
     version, run = baseline.version, baseline.run
-    console.print(Text(f"{baseline.title}: {run.report.recipe} for {run.target_name}, saved {version.saved}"))
+    console.print(Text(f"{baseline.title}: {run.report.recipe} for {run.manifest.target_name}, saved {version.saved}"))
     console.print(Text(f"artifact: {version.artifact or run.model}"))
     table = Table("at", "event", "v", "commit", "p50 ms", "× v", "level", "outcome", header_style="bold")
     for past in runs[-SHOWN:]:

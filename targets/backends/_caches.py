@@ -13,13 +13,14 @@ import re
 from pathlib import Path
 from typing import Optional
 
-HOME = "EDGESMITH_ROOT"  # the agent's folder on a board
+from targets.depot import ROOT
+
 DEFAULT = Path("~/.cache/edgesmith")
 
 
 def path_of(*key: str) -> Path:
     """Where the cache for a kind of build lies: version, capability, power mode, DLA."""
-    home = Path(os.environ.get(HOME) or DEFAULT.expanduser())
+    home = Path(os.environ.get(ROOT) or DEFAULT.expanduser())
     name = "_".join(re.sub(r"[^\w.-]+", "-", part) for part in key if part)
     return home / "timing-caches" / f"{name}.cache"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Callable, Mapping, Optional, Protocol
+from typing import TYPE_CHECKING, Callable, Mapping, Optional
 
 from targets.board import cooling
 from targets.board.energy import Energy
@@ -11,12 +11,8 @@ from targets.board.options import Board
 from targets.board.seen import Seen
 from targets.board.state import State
 
-
-class Agent(Protocol):
-    """A process on the board."""
-
-    def call(self, do: str, timeout_s: float, **arguments: Any) -> Any:
-        """Give an order and return what it yields. Raises TargetError."""
+if TYPE_CHECKING:
+    from targets.devices.base import Agent
 
 
 class Watch:

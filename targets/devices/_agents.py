@@ -14,9 +14,9 @@ import numpy as np
 
 from targets import npz
 from targets.base import Target, TargetError
-from targets.devices.base import Contestant, Device, Fingerprint, Measurement, Run, Timing
+from targets.devices.base import Agent, Contestant, Device, Fingerprint, Measurement, Run, Timing
 from targets.plugins import spec
-from targets.race import Agent, Race
+from targets.race import Race
 
 if TYPE_CHECKING:
     from targets.base import Tensors

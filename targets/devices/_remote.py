@@ -8,14 +8,15 @@ import signal
 from collections import deque
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from typing import Any, Deque, Dict, Mapping, NoReturn
+from typing import Any, Deque, Dict, Mapping
 
-from targets.base import NoDeviceError, TargetError
+from targets.base import TargetError
 from targets.devices import _bootstrap
 from targets.devices._link import ANSWER_S, Link
 from targets.devices._trouble import drops, lost
 from targets.devices.base import DeviceLostError
 from targets.guard import BEAT
+from targets.replies import answered, parsed
 
 START_S = 60.0  # for an interpreter to start, on a slow card
 END_S = 5.0
@@ -81,11 +82,7 @@ class RemoteProcess:
             raise DeviceLostError(f"{self._link.name}: {why}") from None
         except drops() as error:
             raise lost(self._link.name, f"it did {do}", error) from error
-        if reply.get("id") != self._orders:
-            raise TargetError(f"{self._link.name}: {do}: the agent answered another order ({reply.get('id')})")
-        if "error" in reply:
-            _raise(self._link.name, do, reply["error"])
-        return reply["ok"]
+        return answered(reply, self._orders, do, f"{self._link.name}: ")
 
     async def close(self) -> None:
         """End it and all it started; by a second session where it does not end by itself."""
@@ -133,14 +130,7 @@ class RemoteProcess:
         raise TargetError(f"{self._link.name}: the login shell there prints without end: {line[:80]!r}")
 
     async def _reply(self, do: str) -> Dict[str, Any]:
-        line = await self._line(do)
-        try:
-            reply = json.loads(line)
-        except ValueError:
-            raise TargetError(f"{self._link.name}: {do}: the agent said no JSON: {line[:80]!r}") from None
-        if not isinstance(reply, dict):
-            raise TargetError(f"{self._link.name}: {do}: the agent said no JSON object: {line[:80]!r}")
-        return reply
+        return parsed(await self._line(do), do, f"{self._link.name}: ")
 
     async def _line(self, do: str) -> bytes:
         """Read to the end of a line, holding back what follows it."""
@@ -202,11 +192,3 @@ def _how(process: Any) -> str:
     code = int(process.exit_status)
     named = {128 + number.value: number.name for number in signal.Signals}
     return named.get(code, f"exit code {code}")
-
-
-def _raise(name: str, do: str, error: Mapping[str, str]) -> NoReturn:
-    if error["kind"] == "NoDeviceError":
-        raise NoDeviceError(f"{name}: {error['message']}")
-    if error["kind"] == "TargetError":
-        raise TargetError(f"{name}: {error['message']}")
-    raise TargetError(f"{name}: {do}: {error['kind']}: {error['message']}")

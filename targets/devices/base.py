@@ -8,18 +8,16 @@ import logging
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Protocol, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Protocol, Tuple
 
 from targets.base import Kernel, Layer, Target, TargetError, precisions
 from targets.board.options import UNHELD, Board
 from targets.board.seen import UNSEEN, Seen
+from targets.intervals import cut
 
 if TYPE_CHECKING:
     from targets.base import Tensors
-
-Block = TypeVar("Block")
 
 
 class DeviceLostError(TargetError):
@@ -103,7 +101,7 @@ class Measurement:
     @property
     def launches_ns(self) -> Tuple[Tuple[Tuple[int, ...], ...], ...]:
         """The blocks of each process."""
-        return _cut(self.blocks_ns, self.rounds)
+        return cut(self.blocks_ns, self.rounds)
 
     @property
     def compared_ns(self) -> Tuple[Tuple[Tuple[float, ...], ...], ...]:
@@ -111,7 +109,7 @@ class Measurement:
         if self.mode == "latency":
             return self.launches_ns
         per_call = tuple((wall / len(block),) for wall, block in zip(self.walls_ns, self.blocks_ns))
-        return _cut(per_call, self.rounds)
+        return cut(per_call, self.rounds)
 
     @property
     def precision(self) -> Dict[str, int]:
@@ -122,11 +120,6 @@ class Measurement:
 def kernel(fields: Mapping[str, Any]) -> Kernel:
     """Read a kernel back from JSON."""
     return Kernel(fields["kind"], fields["precision"], tuple(fields["names"]))
-
-
-def _cut(blocks: Tuple[Block, ...], rounds: Tuple[int, ...]) -> Tuple[Tuple[Block, ...], ...]:
-    ends = list(accumulate(rounds or (len(blocks),)))
-    return tuple(blocks[start:end] for start, end in zip([0, *ends], ends))
 
 
 class Bar(Protocol):
@@ -150,6 +143,13 @@ class _NoBar:
 
 
 SILENT = Tell(lambda label, total: nullcontext(_NoBar()), logging.getLogger("edgesmith.devices").warning)
+
+
+class Agent(Protocol):
+    """A process on the device that serves one artifact."""
+
+    def call(self, do: str, timeout_s: float, **arguments: Any) -> Any:
+        """Give an order and return what it yields. Raises TargetError."""
 
 
 class Device(ABC):

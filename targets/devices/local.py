@@ -13,8 +13,7 @@ from targets.base import Target, TargetError
 from targets.board.options import UNHELD, Board
 from targets.client import AgentProcess, start
 from targets.devices._agents import THREADS, AgentDevice
-from targets.devices.base import SILENT, Run, Tell
-from targets.race import Agent
+from targets.devices.base import SILENT, Agent, Run, Tell
 
 ROOT = Path(__file__).resolve().parents[2]
 

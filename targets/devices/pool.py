@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
@@ -25,6 +25,7 @@ from targets.devices.base import (
     Tell,
     Timing,
 )
+from targets.differences import differences
 
 T = TypeVar("T")
 
@@ -102,7 +103,7 @@ class Pool(Device):
             if two.digest != one.digest:
                 raise TargetError(
                     f"pool {self.name}: {self.members[first].name} and {self.members[other].name} are not alike:"
-                    f" {_difference(one, two)}; a pool has boards of one kind"
+                    f" {'; '.join(differences(asdict(one), asdict(two)))}; a pool has boards of one kind"
                 )
         return one
 
@@ -131,7 +132,11 @@ class Pool(Device):
         on_wait: Callable[[str], object] = lambda _: None,
     ) -> Dict[str, Measurement]:
         """Spread the sets of processes over the boards; what a dying board leaves is done again on another."""
-        parts = [replace(share, launches=1) for share in shares(timing)]
+        # Launches are as many as were asked for: that all of them together know too little, no board sees.
+        parts = [
+            replace(share, launches=1, precision=0.0, retries=int(number < timing.retries))
+            for number, share in enumerate(shares(timing))
+        ]
         with ThreadPoolExecutor(self.boards) as threads:
             measured = threads.map(
                 lambda part: self._on_one(lambda b: b.measure(built, feeds, part, on_round, on_wait)), parts
@@ -185,8 +190,3 @@ def joined(parts: Sequence[Measurement]) -> Measurement:
         warnings=tuple(dict.fromkeys(chain.from_iterable(part.warnings for part in parts))),
         board=Seen.joined([part.board for part in parts]),
     )
-
-
-def _difference(one: Fingerprint, two: Fingerprint) -> str:
-    names = [name for name in vars(one) if getattr(one, name) != getattr(two, name)]
-    return "; ".join(f"{name} {getattr(one, name)!s:.80} and {getattr(two, name)!s:.80}" for name in names)

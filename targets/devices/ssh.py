@@ -15,8 +15,7 @@ from targets.devices._address import Address
 from targets.devices._agents import THREADS, AgentDevice
 from targets.devices._remote import RemoteProcess, Start
 from targets.devices._store import BoardStore, Parcel
-from targets.devices.base import SILENT, Tell
-from targets.race import Agent
+from targets.devices.base import SILENT, Agent, Tell
 
 LEASE_S = 60.0
 
