@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 from onnx import (
     AttributeProto,
     GraphProto,
@@ -184,24 +183,6 @@ def drop_unread_initializers(graph: GraphProto) -> None:
                 del field[i]
 
 
-def fold_batch_norm(model: ModelProto) -> ModelProto:
-    """Return a copy in which each BatchNormalization right behind a Conv is part of that Conv.
-
-    With `g = gamma / sqrt(variance + epsilon)` per output channel, weights become `w·g` and biases
-    `(b - mean)·g + beta`, computed in float64. The Conv takes over the name of the normalization's output.
-    Weights that others read too are copied, not changed.
-    """
-    folded = copy_with_constants_lifted(model)
-    graph = folded.graph
-    for norm in [node for node in graph.node if node.op_type == "BatchNormalization"]:
-        found = index(graph)
-        conv = found.producer.get(norm.input[0])
-        if conv is not None and _foldable(conv, norm, found):
-            _fold(graph, conv, norm, found)
-    drop_unread_initializers(graph)
-    return folded
-
-
 def pool_spatial_means(model: ModelProto) -> ModelProto:
     """Return a copy in which a ReduceMean over all of H and W, kept as 1 × 1, is a GlobalAveragePool.
 
@@ -223,45 +204,6 @@ def pool_spatial_means(model: ModelProto) -> ModelProto:
             del node.input[1:], node.attribute[:]
     drop_unread_initializers(pooled.graph)
     return pooled
-
-
-def _foldable(conv: NodeProto, norm: NodeProto, found: Index) -> bool:
-    constant = [*conv.input[1:], *norm.input[1:]]
-    return (
-        conv.op_type == "Conv"
-        and found.only_reader(conv.output[0]) is not None
-        and all(name in found.constants for name in constant if name)
-        and not attributes(norm).get("training_mode", 0)
-    )
-
-
-def _fold(graph: GraphProto, conv: NodeProto, norm: NodeProto, found: Index) -> None:
-    arrays = [numpy_helper.to_array(found.constants[name]).astype(np.float64) for name in norm.input[1:]]
-    gamma, beta, mean, variance = arrays
-    weight = numpy_helper.to_array(found.constants[conv.input[1]])
-    gain = gamma / np.sqrt(variance + attributes(norm).get("epsilon", 1e-5))
-    bias_name = conv.input[2] if len(conv.input) > 2 else ""
-    bias = numpy_helper.to_array(found.constants[bias_name]) if bias_name else np.zeros(len(gain))
-    scaled = weight * gain.reshape(-1, *[1] * (weight.ndim - 1))
-    names = (
-        _own(graph, found, conv.input[1], scaled.astype(weight.dtype)),
-        _own(graph, found, bias_name or norm.input[2], ((bias - mean) * gain + beta).astype(weight.dtype)),
-    )
-    inputs = [conv.input[0], *names]
-    del conv.input[:]
-    conv.input.extend(inputs)
-    conv.output[0] = norm.output[0]
-    graph.node.remove(norm)
-
-
-def _own(graph: GraphProto, found: Index, name: str, value: NDArray[Any]) -> str:
-    """Store `value` under `name`, or under a new name if more than one node reads that constant."""
-    tensor = found.constants[name]
-    if found.only_reader(name) is None:
-        name = Names(graph).fresh(f"{name}_folded")
-        tensor = graph.initializer.add()
-    tensor.CopyFrom(numpy_helper.from_array(value, name))
-    return name
 
 
 def _constant_value(node: NodeProto) -> TensorProto | None:

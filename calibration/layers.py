@@ -54,7 +54,7 @@ class Layer:
 def layers(model: ModelProto) -> list[Layer]:
     """The layers of the main graph with a stored float32 weight, in graph order."""
     found = index(model.graph)
-    return [layer for node in model.graph.node if (layer := _layer(node, found)) is not None]
+    return [layer for node in model.graph.node if (layer := layer_of(node, found)) is not None]
 
 
 def channel_axis(node: NodeProto, weight: Array) -> int | None:
@@ -85,7 +85,8 @@ def channels_first(weight: Array, axis: int | None) -> Array:
     return weight.reshape(1, -1) if axis is None else np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
 
 
-def _layer(node: NodeProto, found: Index) -> Layer | None:
+def layer_of(node: NodeProto, found: Index) -> Layer | None:
+    """What `node` multiplies by a stored float32 weight; None where it does not."""
     tensor = found.constants.get(node.input[1]) if node.op_type in WEIGHTED else None
     if tensor is None or tensor.data_type != TensorProto.FLOAT or node.input[0] in found.constants:
         return None

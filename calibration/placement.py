@@ -42,7 +42,7 @@ def place(
 
     A tensor gets one pair, which all of its readers share. Inputs and outputs of the model stay float.
     Weights are as `weights` have them where the scheme's grid is theirs, else rounded to nearest.
-    Fold batch norms first (`graph.fold_batch_norm`): a pair would part them from their convolution.
+    Fold batch norms first (`affine.fold_affine`): a pair would part them from their convolution.
 
     Ops named in `exclude` (`graph.label`) stay in float; a mapping says by whom or what, for the report. Of a
     tensor that they share with an op in int8 they read what its pair gives, as other float ops do; but the

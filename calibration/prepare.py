@@ -10,8 +10,9 @@ from tempfile import TemporaryDirectory
 
 from onnx import ModelProto, helper, version_converter
 
+from calibration.affine import fold_affine
 from calibration.errors import CalibrationError, listed
-from calibration.graph import fold_batch_norm, inferred, load_model, pool_spatial_means, without_weights
+from calibration.graph import copy_with_constants_lifted, inferred, load_model, pool_spatial_means, without_weights
 from calibration.hard_swish import OPSET as HARD_SWISH_OPSET
 from calibration.hard_swish import hard_swishes, join_hard_swishes
 from calibration.placement import LEAST_OPSET
@@ -26,7 +27,7 @@ _REWRITES = ["GeluFusionL1", "LayerNormFusionL1", "SliceConcatToSpaceToDepthFusi
 def prepare(model: ModelProto) -> ModelProto:
     """Return the model that int8 is to be made of: the same function, inputs and outputs, up to rounding.
 
-    BatchNormalization, Mul and Add with constants become part of the convolution before them; what depends on
+    BatchNormalization, Mul and Add with constants become part of the convolutions around them; what depends on
     no input is computed; Identity, Dropout, casts and transposes that cancel out, and the like are gone; spatial
     means are pools; a hard swish of several ops is one; opsets before 13 are converted to it (14 where there is
     such a swish); shapes that can be inferred are recorded. Most of it is onnxruntime's basic,
@@ -36,10 +37,11 @@ def prepare(model: ModelProto) -> ModelProto:
     onnxruntime refuses.
     """
     _check(model)
-    ready = _optimized(_with_constants_fixed(fold_batch_norm(_upgraded(model))))
+    ready = _optimized(_with_constants_fixed(copy_with_constants_lifted(_upgraded(model))))
     ready = pool_spatial_means(ready)
     if hard_swishes(ready):
         ready = join_hard_swishes(_upgraded(ready, HARD_SWISH_OPSET))
+    ready = fold_affine(ready)
     _restore(ready, model)
     values = inferred(ready).value_info
     del ready.graph.value_info[:]

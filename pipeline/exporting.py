@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from calibration.graph import fold_batch_norm, pool_spatial_means
+from calibration.affine import fold_affine
+from calibration.graph import pool_spatial_means
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def to_onnx(
             raise UserError(f"the model cannot be exported to ONNX: {_first_line(error)}") from error
     if program is None:
         raise UserError("the model cannot be exported to ONNX: the exporter returned nothing")
-    proto = pool_spatial_means(fold_batch_norm(_with_names(program.model_proto)))
+    proto = pool_spatial_means(fold_affine(_with_names(program.model_proto)))
     describe(proto, metadata or {})
     onnx.save(proto, path)
     return agreement(model, path, samples, batch)

@@ -4,6 +4,7 @@ from calibration_nets import FUSING, array, by_op, calibrated, model, node, resn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calibration.affine import fold_affine
 from calibration.bias import (
     batch_norm_stats,
     clipped_normal,
@@ -11,7 +12,7 @@ from calibration.bias import (
     correct_empirically,
     tensors_to_observe,
 )
-from calibration.graph import digest, fold_batch_norm
+from calibration.graph import digest
 from calibration.layers import layers, with_values
 from calibration.moments import ChannelStats, channel_means, channel_stats
 from calibration.placement import place
@@ -137,7 +138,7 @@ def test_analytic_biases_come_from_batch_norms_as_in_plain_loops(activation):
     made = with_norms(activation)
     stats = batch_norm_stats(made)
     assert stats.keys() == {"n0", "n1"}
-    folded = fold_batch_norm(made)
+    folded = fold_affine(made)
     weights = coarse(folded)
     done = correct_analytically(folded, weights, stats)
     assert done.skipped == {"Conv_c0": "no statistics tell the mean of 'x'"}

@@ -1,0 +1,217 @@
+"""Normalizations, and sums and products with constants, made part of the convolutions around them.
+
+Left where they are, each is a pass over a tensor in float, and between two int8 convolutions such passes are most of
+what there is to wait for. Runtimes fold the commonest spellings themselves, but not once a Q/DQ pair stands between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+from calibration.graph import (
+    Index,
+    Names,
+    attributes,
+    copy_with_constants_lifted,
+    drop_unread_initializers,
+    index,
+    label,
+)
+from calibration.layers import Layer, along, layer_of
+from calibration.pairs import read_constant
+
+Array = NDArray[np.float64]
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+# The last product of a GELU or a swish looks like any other: runtimes that know the whole must find all of it.
+ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Sqrt"})
+
+
+@dataclass(frozen=True)
+class Affine:
+    """`gain · data + shift`, each one number `()` or one per channel `(channels,)`."""
+
+    data: str
+    gain: Array
+    shift: Array
+
+    @property
+    def uniform(self) -> bool:
+        """Whether every channel has the same."""
+        return self.gain.ndim == self.shift.ndim == 0
+
+
+def fold_affine(model: ModelProto) -> ModelProto:
+    """Return a copy, the same function up to rounding, in which affine ops are part of convolutions where they can be.
+
+    BatchNormalization, and Mul, Div, Add and Sub with a constant, one number or one per channel. Behind a convolution
+    that nothing else reads, its weights become `w · gain` and its bias `b · gain + shift`. Before convolutions alone,
+    one number for all channels is multiplied into their weights, and a sum into their biases; but padding adds zeros
+    after the sum, so that before padded ones `gain · x + shift` becomes `x + shift / gain`. Numbers per channel stay
+    there: they are what evens out the channels of a tensor that has one scale. Computed in float64. Weights that
+    others read too are copied, not changed.
+    """
+    folded = copy_with_constants_lifted(model)
+    graph = folded.graph
+    for node in list(graph.node):
+        _fold_behind(graph, index(graph), node)
+    for node in list(graph.node)[::-1]:
+        if node.op_type in ARITHMETIC:
+            _fold_before(graph, index(graph), node)
+    drop_unread_initializers(graph)
+    return folded
+
+
+def _fold_behind(graph: GraphProto, found: Index, node: NodeProto) -> None:
+    """Make an affine op part of the convolution that it alone reads."""
+    conv = next((found.producer[name] for name in node.input[:2] if name in found.producer), None)
+    if conv is None or conv.op_type not in CONVOLUTIONS or found.only_reader(conv.output[0]) is None:
+        return
+    layer = layer_of(conv, found)
+    affine = _affine(node, found, layer.weight.ndim) if layer is not None else None
+    if layer is None or affine is None or not layer.takes_bias:
+        return
+    if {affine.gain.size, affine.shift.size} - {1, layer.channels}:
+        return  # it makes many channels of one
+    weight = layer.weight.astype(np.float64) * along(affine.gain, layer.axis, layer.weight.ndim)
+    _set(graph, found, layer, weight, _bias(layer) * affine.gain + affine.shift)
+    conv.output[0] = node.output[0]
+    graph.node.remove(node)
+
+
+def _fold_before(graph: GraphProto, found: Index, last: NodeProto) -> None:
+    """Make the chain of affine ops that `last` ends part of the convolutions that alone read it."""
+    readers = _convolutions(last.output[0], found)
+    chain, affine = _chain(last, found, readers[0].weight.ndim) if readers else ([], None)
+    if affine is None or not affine.gain:
+        return
+    padded = any(_is_padded(layer) for layer in readers)
+    kept = np.float32(affine.shift / affine.gain) if padded else np.float32(0)
+    if not np.isfinite(kept) or (kept and affine.gain == 1):
+        return
+    source = _sum(graph, last, affine.data, kept) if kept else affine.data
+    for layer in readers:
+        weight = layer.weight.astype(np.float64)
+        constant = np.full(_inputs(layer), 0.0 if padded else float(affine.shift))
+        _set(graph, found, layer, weight * affine.gain, _bias(layer) + read_constant(layer, weight, constant))
+        layer.node.input[0] = source
+    for node in chain:
+        graph.node.remove(node)
+
+
+def _convolutions(tensor: str, found: Index) -> list[Layer]:
+    """The readers of a tensor, if they are all convolutions that can take it scaled."""
+    if tensor in found.outputs or tensor in found.inner:
+        return []
+    nodes = found.readers.get(tensor, ())
+    layers = [layer_of(node, found) for node in nodes if node.op_type == "Conv" and tensor not in node.input[1:]]
+    fit = [layer for layer in layers if layer is not None and layer.takes_bias]
+    return fit if len(fit) == len(nodes) else []
+
+
+def _chain(last: NodeProto, found: Index, rank: int) -> tuple[list[NodeProto], Affine | None]:
+    """The uniform affine ops that end in `last`, and what they come to; nothing where they may end something else."""
+    chain: list[NodeProto] = []
+    whole: Affine | None = None
+    node: NodeProto | None = last
+    while node is not None:
+        step = _affine(node, found, rank)
+        if step is None or not step.uniform:
+            break
+        gain, shift = (whole.gain, whole.shift) if whole else (np.float64(1), np.float64(0))
+        whole = Affine(step.data, np.asarray(gain * step.gain), np.asarray(gain * step.shift + shift))
+        chain.append(node)
+        node = found.producer.get(step.data)
+        if node is not None and found.only_reader(step.data) is None:
+            break
+    return ([], None) if node is not None and node.op_type in ARITHMETIC else (chain, whole)
+
+
+def _affine(node: NodeProto, found: Index, rank: int) -> Affine | None:
+    """What an op does to a tensor of `rank` dimensions, channels second; None where it is no such op."""
+    if node.op_type == "BatchNormalization":
+        return _normalization(node, found)
+    if node.op_type not in ("Mul", "Div", "Add", "Sub") or sum(name in found.constants for name in node.input) != 1:
+        return None
+    first = node.input[0] in found.constants
+    value = _by_channel(found.constants[node.input[0 if first else 1]], rank)
+    if value is None or (node.op_type == "Div" and (first or not value.all())):
+        return None
+    one, zero = np.asarray(1.0), np.asarray(0.0)
+    data = node.input[1 if first else 0]
+    if node.op_type in ("Mul", "Div"):
+        return Affine(data, value if node.op_type == "Mul" else 1 / value, zero)
+    if node.op_type == "Add":
+        return Affine(data, one, value)
+    return Affine(data, -one, value) if first else Affine(data, one, -value)
+
+
+def _normalization(node: NodeProto, found: Index) -> Affine | None:
+    given = attributes(node)
+    if given.get("training_mode", 0) or not all(name in found.constants for name in node.input[1:]):
+        return None
+    arrays = [numpy_helper.to_array(found.constants[name]).astype(np.float64) for name in node.input[1:]]
+    gamma, beta, mean, variance = arrays
+    gain = gamma / np.sqrt(variance + given.get("epsilon", 1e-5))
+    return Affine(node.input[0], gain, beta - mean * gain)
+
+
+def _by_channel(tensor: TensorProto, rank: int) -> Array | None:
+    """A float32 constant that broadcasts as one number `()`, or as one per channel `(channels,)`."""
+    value = numpy_helper.to_array(tensor)
+    if tensor.data_type != TensorProto.FLOAT or value.ndim > rank:
+        return None
+    whole = value.astype(np.float64).reshape((1,) * (rank - value.ndim) + value.shape)
+    if whole.size == 1:
+        return whole.reshape(())
+    return whole.reshape(-1) if whole.size == whole.shape[1] else None
+
+
+def _is_padded(layer: Layer) -> bool:
+    return any(layer.options.get("pads", ())) or layer.options.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
+
+
+def _inputs(layer: Layer) -> int:
+    return int(layer.weight.shape[1] * layer.options.get("group", 1))
+
+
+def _bias(layer: Layer) -> Array:
+    return np.zeros(layer.channels) if layer.bias is None else layer.bias.astype(np.float64)
+
+
+def _sum(graph: GraphProto, before: NodeProto, data: str, value: np.float32) -> str:
+    """Add a constant to a tensor, in a node that stands where `before` does; returns the sum's name."""
+    names = Names(graph)
+    constant, total = names.fresh(f"{before.output[0]}_shift"), names.fresh(f"{before.output[0]}_shifted")
+    graph.initializer.append(numpy_helper.from_array(np.asarray(value), constant))
+    node = NodeProto(op_type="Add", name=names.fresh(f"{label(before)}_shifted"), input=[data, constant])
+    node.output.append(total)
+    graph.node.insert(list(graph.node).index(before), node)
+    return total
+
+
+def _set(graph: GraphProto, found: Index, layer: Layer, weight: Array, bias: Array) -> None:
+    """Give a convolution another weight and bias of its own."""
+    given = list(layer.node.input)
+    stored = [
+        _own(graph, found, given[1], weight),
+        _own(graph, found, given[2] if len(given) > 2 else "", bias, f"{layer.output}_bias"),
+    ]
+    del layer.node.input[:]
+    layer.node.input.extend([given[0], *stored])
+
+
+def _own(graph: GraphProto, found: Index, name: str, value: Any, wanted: str = "") -> str:
+    """Store `value` under `name`, or under a new name if there is none or more than one node reads that constant."""
+    if name and found.only_reader(name) is not None:
+        tensor = found.constants[name]
+    else:
+        name = Names(graph).fresh(f"{name}_folded" if name else wanted)
+        tensor = graph.initializer.add()
+    tensor.CopyFrom(numpy_helper.from_array(np.asarray(value, np.float32), name))
+    return name
