@@ -108,6 +108,7 @@ TOOLS: dict[str, Callable[[], Make]] = {
     "edgesmith": lambda: edgesmith("auto"),
     "edgesmith-percentile": lambda: edgesmith("percentile"),
     "edgesmith-minmax": lambda: edgesmith("minmax"),
+    "edgesmith-mean_minmax": lambda: edgesmith("mean_minmax"),
     "edgesmith-entropy": lambda: edgesmith("entropy"),
     "edgesmith-mse": lambda: edgesmith("mse"),
     "onnxruntime": lambda: onnxruntime("minmax"),

@@ -66,7 +66,7 @@ def observe(
         for name, array in tensors.items():
             try:
                 with locks[name]:
-                    seen[name].update(array)
+                    seen[name].update(array, n)
             except NonFiniteError:
                 raise not_finite(name, array, how.first + first, n) from None
 

@@ -54,9 +54,9 @@ class Histogram(Extremes):
         """How many values are zero, or too small beside the greatest magnitude."""
         return int(self._counts[:, 0].sum())
 
-    def update(self, values: Values) -> None:
-        """Take in float32 values of any shape. Raises NonFiniteError, with nothing taken in."""
-        super().update(values)
+    def update(self, values: Values, samples: int = 1) -> None:
+        """Take in float32 values of any shape, of `samples` samples. Raises NonFiniteError, with nothing taken in."""
+        super().update(values, samples)
         if not values.size:
             return
         self._rise(_first_for(max(-self.minimum, self.maximum)))

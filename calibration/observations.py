@@ -14,7 +14,7 @@ from calibration.errors import CalibrationError
 from calibration.observers.base import Extremes, Observer
 from calibration.ranges import Ranges, TensorRange, checked
 
-SCHEMA = "edgesmith.observations/1"
+SCHEMA = "edgesmith.observations/2"
 
 
 @dataclass(frozen=True)

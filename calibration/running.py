@@ -202,7 +202,9 @@ def slices(batch: Feeds, inputs: Sequence[Any]) -> Iterator[tuple[Feeds, int]]:
     for i in range(count):
         # a copy: the caller may fill the array anew while this slice is in flight
         cut = {name: np.array(_piece(array, i, count)) for name, array in batch.items()}
-        n = max((len(array) for array in cut.values() if array.ndim), default=1)
+        lengths = {len(array) for array in cut.values() if array.ndim}
+        # where they differ, axis 0 is not the batch of all of them (of a model's state, say): one sample
+        n = lengths.pop() if len(lengths) == 1 else 1
         if n:
             yield cut, n
 

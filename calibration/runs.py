@@ -82,6 +82,14 @@ class Comparison:
                 self._same[name] = self._same.get(name, 0) + same
                 self._rows[name] = self._rows.get(name, 0) + len(exact)
 
+    def run(
+        self, reference: Run, other: Run, calls: Iterable[Feeds], on_call: Callable[[], object] = lambda: None
+    ) -> None:
+        """Run both models on every call of `calls`, and take in what they give; `on_call` is called after each."""
+        for feeds in calls:
+            self.add(reference(feeds), other(feeds), size(feeds))
+            on_call()
+
     def result(self) -> Fidelity:
         """Return what all calls so far add up to."""
         noise = {name: _share(error, self._signal[name]) for name, error in self._error.items()}
@@ -94,9 +102,7 @@ def compare(
 ) -> Fidelity:
     """Run both models on every call of `calls`; `on_call` is called after each."""
     found = Comparison()
-    for feeds in calls:
-        found.add(reference(feeds), other(feeds), size(feeds))
-        on_call()
+    found.run(reference, other, calls, on_call)
     return found.result()
 
 

@@ -1,6 +1,6 @@
 """Which rule for ranges suits a model: all are tried on samples that they were not chosen on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from calibration import observers
@@ -10,7 +10,7 @@ from calibration.ranges import Ranges
 AUTO = "auto"
 # A network whose outliers carry the answer wants all of them, one whose outliers do not wants none, and no figure
 # of the tensors alone tells which: of eight public models each was best on some, and the worst was 17 dB behind on one.
-RIVALS = ("minmax", "percentile", "mse")
+RIVALS = ("minmax", "mean_minmax", "percentile", "mse")
 REMEMBERS = "mse"  # whose histograms are all that the rivals need
 
 
@@ -22,16 +22,28 @@ class Selected:
     tried: Mapping[str, float]
 
 
-def select(seen: Observations, rest: Observations | None, judge: Callable[[Ranges], float]) -> Selected:
+def select(
+    held: Sequence[Observations], rest: Sequence[Observations], judge: Callable[[Sequence[Ranges]], float]
+) -> Selected:
     """Return the ranges that the rule suits best, of `RIVALS`, chooses of all that was observed.
 
-    The rules are compared by what `judge` gives for the ranges that they choose of `seen`, so that the samples of
-    `rest` are there to judge on: thresholds look better than they are on samples that they were fitted to. Both are
-    those of an observer that remembers histograms. Of equal rules the first is taken.
+    Cross-validation (Stone, "Cross-validatory choice and assessment of statistical predictions", 1974), as
+    thresholds look better than they are on samples that they were fitted to: `judge` gets, for each part of
+    `held`, the ranges that a rule chooses of all but that part, to judge them on it. It gives one figure for
+    all parts together: one of a few dozen samples changes more with the samples than with the rule. Without
+    parts to hold out it gets the ranges of everything, once. The observations are disjoint, at least two if any
+    is held out, and those of an observer that remembers histograms. Of equal rules the first is taken.
     """
-    tried = {name: judge(_by(name, seen)) for name in RIVALS}
-    whole = merge([seen, rest]) if rest is not None else seen
+    parts = [*held, *rest]
+    # ranges at once, as they are small beside the histograms that they are chosen of
+    folds = [_rivals(merge([part for part in parts if part is not fold])) for fold in held]
+    whole = merge(parts)
+    tried = {name: judge([fold[name] for fold in folds or [_rivals(whole)]]) for name in RIVALS}
     return Selected(_by(max(tried, key=lambda name: tried[name]), whole), tried)
+
+
+def _rivals(seen: Observations) -> dict[str, Ranges]:
+    return {name: _by(name, seen) for name in RIVALS}
 
 
 def _by(name: str, seen: Observations) -> Ranges:

@@ -64,6 +64,18 @@ def inputs_of(model: onnx.ModelProto, path: Path) -> tuple[Input, ...]:
     return tuple(_input(value, path) for value in model.graph.input if value.name not in constants)
 
 
+def folds_of(calls: Calls, most: int) -> tuple[list[Calls], list[Calls]]:
+    """Two parts of up to `most` samples to judge on, judged by what all else shows; and the rest.
+
+    A part is at least one call and at most half of all; there are none where all samples are in one call, and no
+    rest where the parts are all of them.
+    """
+    step = calls.batch if calls.fixed else 1
+    size = min(max(most // step, 1), calls.count // step // 2) * step
+    folds = [calls.part(start, size) for start in (0, size)] if size else []
+    return folds, [calls.part(2 * size, calls.count)] if calls.count > 2 * size else []
+
+
 def _input(value: onnx.ValueInfoProto, path: Path) -> Input:
     kind = value.type.tensor_type
     if not value.type.HasField("tensor_type") or not kind.elem_type:

@@ -1,7 +1,7 @@
 """How accurate a quantized model is: run on the target, judged by a metric of the user or against the float one."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
-from calibration.runs import Array, Feeds, Run, compare, decibels, opened
+from calibration.runs import Array, Comparison, Feeds, Fidelity, Run, compare, decibels, opened
 from calibration.saving import save_model
 from pipeline.devices import Place
 from pipeline.errors import UserError
@@ -60,7 +60,20 @@ def _agreement(run: Run, reference: Run, calls: Calls) -> float:
 
 def sqnr_of(calls: Calls, reference: Run) -> Metric:
     """SQNR in dB of the output that lost most."""
-    return lambda run: min(decibels(compare(reference, run, calls).worst), EXACT_DB)
+    return lambda run: _worst_db(compare(reference, run, calls))
+
+
+def sqnr_over(judged: Iterable[tuple[ModelProto, Calls]], reference: Run) -> float:
+    """The same over all calls of several models, each run on its own: noise adds up in power, and so do signals."""
+    found = Comparison()
+    for model, calls in judged:
+        with opened(model) as run:
+            found.run(reference, run, calls)
+    return _worst_db(found.result())
+
+
+def _worst_db(found: Fidelity) -> float:
+    return min(decibels(found.worst), EXACT_DB)
 
 
 @contextmanager

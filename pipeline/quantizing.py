@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,16 +24,16 @@ from calibration.ranges import Ranges
 from calibration.runs import Run, opened
 from calibration.saving import save_model
 from calibration.scheme import Scheme
-from calibration.selection import AUTO, REMEMBERS, RIVALS, Selected, select
+from calibration.selection import AUTO, REMEMBERS, RIVALS, select
 from calibration.sensitivity import Sensitivity, sensitivity
 from calibration.weights import Weights
 from pipeline.calibrating import choose_for, equalize_model
 from pipeline.devices import Place
 from pipeline.errors import UserError
 from pipeline.fastest import fastest
-from pipeline.feeding import Calls, Input, calls_from, inputs_of
+from pipeline.feeding import Calls, Input, calls_from, folds_of, inputs_of
 from pipeline.images import Preparation
-from pipeline.judging import Floor, any_batch, metric_of, running, sqnr_of
+from pipeline.judging import Floor, any_batch, metric_of, running, sqnr_of, sqnr_over
 from pipeline.naming import check_excluded, name_nodes
 from pipeline.placing import RANKED
 from pipeline.progress import Progress
@@ -43,7 +43,7 @@ from targets.base import Target
 from targets.devices.base import Timing
 
 EVALUATIONS = 40  # int8 models that may be judged to hold a floor
-HELD = 64  # samples that observers are compared on, at most half of all
+FOLD = 32  # samples in each of the two folds that observers are compared on
 INTEGER_OPS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
     | {"MatMulInteger", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulNBits"}
@@ -225,41 +225,27 @@ def _calibrated(job: Job, source: Source) -> Calibrated:
         path = path.with_name("equalized.onnx")
         save_model(model, path)
     wanted = quantizable(model, job.target.scheme)
-    held = _held_out(source.seen) if auto else 0
+    folds, rest = folds_of(source.seen, FOLD) if auto else ([], [source.seen])
     with job.progress.bar("calibrate", source.seen.count) as bar:
 
-        def remembered(start: int, count: int) -> Observations:
-            calls = source.seen.part(start, count)
-            return observe(path, calls, observer, bar.advance, how=Pass(first=start), only=wanted)
+        def remembered(calls: Calls) -> Observations:
+            how = Pass(first=calls.start - source.seen.start)
+            return observe(path, calls, observer, bar.advance, how=how, only=wanted)
 
-        rest = remembered(0, held) if held else None
-        seen = remembered(held, source.seen.count - held)
-    ready = Calibrated(model, done, weights_for(job, source, model), ranges=seen.ranges())
+        held, others = [remembered(calls) for calls in folds], [remembered(calls) for calls in rest]
+    chosen = weights_for(job, source, model)
     if not auto:
-        return ready
-    best = _suited(job, source, ready, (seen, rest))
-    return replace(ready, ranges=best.ranges, tried=best.tried)
-
-
-def _held_out(calls: Calls) -> int:
-    """How many of the samples observers are compared on; none where they are all in one call."""
-    step = calls.batch if calls.fixed else 1
-    return min(HELD, calls.count // 2) // step * step
-
-
-def _suited(job: Job, source: Source, ready: Calibrated, seen: tuple[Observations, Observations | None]) -> Selected:
-    """Choose the observer on samples held out from what it sees first; on those that it sees where none are."""
-    first, rest = seen
-    closest = sqnr_of(source.seen.part(0, (rest or first).samples), source.reference)
+        return Calibrated(model, done, chosen, ranges=others[0].ranges())
     with job.progress.bar("choose an observer", len(RIVALS)) as bar:
 
-        def closeness(ranges: Ranges) -> float:
-            placed = replace(ready, ranges=ranges).placed(job.target.scheme, {})
-            bar.advance(note=ranges.observer)
-            with opened(placed.model) as run:
-                return closest(run)
+        def judge(fits: Sequence[Ranges]) -> float:
+            bar.advance(note=fits[0].observer)
+            ready = (Calibrated(model, done, chosen, ranges=ranges) for ranges in fits)
+            models = (calibrated.placed(job.target.scheme, {}).model for calibrated in ready)
+            return sqnr_over(zip(models, folds or rest, strict=True), source.reference)
 
-        return select(first, rest, closeness)
+        best = select(held, others, judge)
+    return Calibrated(model, done, chosen, ranges=best.ranges, tried=best.tried)
 
 
 def _placed(job: Job, ready: Calibrated, exclude: Mapping[str, str]) -> Placement:

@@ -96,7 +96,8 @@ SOMETHING_ELSE = {
     "broken": gzip.compress(b"{"),
     "list": gzip.compress(b"[]"),
     "other": gzip.compress(b'{"schema": "other"}'),
-    "wrong_kind": gzip.compress(json.dumps({"schema": "edgesmith.observations/1", "model": 3}).encode()),
+    "before_2": gzip.compress(b'{"schema": "edgesmith.observations/1"}'),
+    "wrong_kind": gzip.compress(json.dumps({"schema": "edgesmith.observations/2", "model": 3}).encode()),
     "cut": gzip.compress(b"x" * 1000)[:-20],
 }
 

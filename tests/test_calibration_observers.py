@@ -15,7 +15,7 @@ UNORDERED = [name for name in names() if not make(name).ordered]
 
 
 def test_files_are_the_names():
-    assert {"minmax", "percentile", "entropy", "mse", "moving_average"} <= set(names())
+    assert {"minmax", "mean_minmax", "percentile", "entropy", "mse", "moving_average"} <= set(names())
     assert set(names()) - set(UNORDERED) == {"moving_average"}
     assert make("minmax") == Minmax()
     assert make("percentile", percentile=99.0) == Percentile(99.0)

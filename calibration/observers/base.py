@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Generic, TypeVar
@@ -13,6 +14,9 @@ from calibration.errors import CalibrationError
 
 Values = NDArray[np.float32]
 
+_UNIT = 149  # 2**-149 is the least subnormal float32, and every float32 a whole multiple of it
+_STATE = ("count", "minimum", "maximum", "samples", "lows", "highs")  # what a file keeps of `Extremes`
+
 
 class NonFiniteError(CalibrationError):
     """NaN or infinity among the values; `where` is the flat index of the first one."""
@@ -23,7 +27,7 @@ class NonFiniteError(CalibrationError):
 
 
 class Extremes:
-    """Number, least and greatest of the values seen. Streaming, mergeable, of constant size.
+    """Number, least and greatest of the values seen, and of each sample's. Streaming, mergeable, of constant size.
 
     Base of everything that is remembered of a tensor: it grows by `update`, joins what another shard saw by
     `merge`, and neither the order of the data nor its split over shards shows in the result.
@@ -33,33 +37,70 @@ class Extremes:
         self.count = 0
         self.minimum = np.inf
         self.maximum = -np.inf
+        self.samples = 0  # that had values
+        # Sums of each sample's least and greatest value, in units of 2**-149: whole numbers, so that they are exact
+        # and no order of adding them shows.
+        self.lows = 0
+        self.highs = 0
 
-    def update(self, values: Values) -> None:
-        """Take in float32 values of any shape. Raises NonFiniteError, with nothing taken in."""
+    def update(self, values: Values, samples: int = 1) -> None:
+        """Take in float32 values of any shape, of `samples` samples. Raises NonFiniteError, with nothing taken in.
+
+        The samples lie along axis 0. Where that has another length, it is something else, and whose value is
+        whose cannot be told: all values then count as one sample's.
+        """
         if not values.size:
             return
-        low, high = float(values.min()), float(values.max())
+        lows, highs = _ends(values, samples)
         # NaN and infinity both survive into an extreme, so that the common case needs no pass of its own
-        if not (np.isfinite(low) and np.isfinite(high)):
+        if not all(map(math.isfinite, (*lows, *highs))):
             raise NonFiniteError(int(np.argmax(~np.isfinite(values))))
         self.count += values.size
-        self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
+        self.minimum, self.maximum = min(self.minimum, *lows), max(self.maximum, *highs)
+        self.samples += len(lows)
+        self.lows += sum(map(_units, lows))
+        self.highs += sum(map(_units, highs))
+
+    def means(self) -> tuple[float, float]:
+        """Return the means over samples of their least and of their greatest value, of one sample or more.
+
+        Each is the exact mean rounded once, so that it lies within the extremes.
+        """
+        low, high = (math.ldexp(total / self.samples, -_UNIT) for total in (self.lows, self.highs))
+        return low, high
 
     def merge(self: Seen, other: Seen) -> None:
         """Take in what `other` saw."""
         self.count += other.count
         self.minimum = min(self.minimum, other.minimum)
         self.maximum = max(self.maximum, other.maximum)
+        self.samples += other.samples
+        self.lows += other.lows
+        self.highs += other.highs
 
     def state(self) -> dict[str, Any]:
         """Everything remembered, as plain JSON values. Raises CalibrationError if nothing was seen."""
         if not self.count:
             raise CalibrationError("no values were observed: give at least one sample")
-        return {"count": self.count, "minimum": self.minimum, "maximum": self.maximum}
+        return {key: getattr(self, key) for key in _STATE}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Become what `state` describes."""
-        self.count, self.minimum, self.maximum = state["count"], state["minimum"], state["maximum"]
+        for key in _STATE:
+            setattr(self, key, state[key])
+
+
+def _ends(values: Values, samples: int) -> tuple[list[float], list[float]]:
+    """The least and the greatest value of each sample; of all values where axis 0 does not count the samples."""
+    if samples == 1 or not values.ndim or len(values) != samples:
+        return [float(values.min())], [float(values.max())]
+    rows = values.reshape(samples, -1)
+    return rows.min(axis=1).tolist(), rows.max(axis=1).tolist()
+
+
+def _units(value: float) -> int:
+    """A finite float32 as a multiple of 2**-149, exactly."""
+    return int(math.ldexp(value, _UNIT))
 
 
 Seen = TypeVar("Seen", bound=Extremes)

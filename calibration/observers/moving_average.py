@@ -18,10 +18,10 @@ class Averages(Extremes):
         self.low = 0.0
         self.high = 0.0
 
-    def update(self, values: Values) -> None:
+    def update(self, values: Values, samples: int = 1) -> None:
         """Take in one batch. Raises NonFiniteError, with nothing taken in."""
         batch = Averages(self.momentum)
-        Extremes.update(batch, values)
+        Extremes.update(batch, values, samples)
         if not batch.count:
             return
         weight = 1 - self.momentum if self.count else 1.0  # the first batch sets both
@@ -33,7 +33,7 @@ class Averages(Extremes):
         """Raise CalibrationError: which batch came before which cannot be told from two averages."""
         raise CalibrationError(
             "moving_average depends on the order of the samples, so that shards of them do not merge:"
-            " calibrate in one process, or take minmax, percentile, entropy or mse"
+            " calibrate in one process, or take minmax, mean_minmax, percentile, entropy or mse"
         )
 
     def state(self) -> dict[str, Any]:

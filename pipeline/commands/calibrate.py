@@ -16,7 +16,12 @@ from pipeline.commands import _options as options
     required=True,
     help="Preprocessed samples: .npz, .npy, or a folder of .npy files.",
 )
-@click.option("--observer", default="percentile", show_default=True, help="minmax or percentile.")
+@click.option(
+    "--observer",
+    default="percentile",
+    show_default=True,
+    help="How ranges are chosen: minmax, mean_minmax, percentile, entropy, mse or moving_average.",
+)
 @click.option("--option", "given", multiple=True, metavar="KEY=NUMBER", help="The observer's: percentile=99.99")
 @click.option("--samples", type=click.IntRange(min=1), default=512, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("ranges.json"), show_default=True)

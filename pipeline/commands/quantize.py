@@ -43,7 +43,8 @@ def _numbers(_: click.Context, __: click.Parameter, value: str) -> tuple[float, 
     "--observer",
     default="auto",
     show_default=True,
-    help="How ranges are chosen, see calibrate; auto: of minmax, percentile and mse, what keeps the outputs closest.",
+    help="How ranges are chosen, see calibrate; auto: of minmax, mean_minmax, percentile and mse, what keeps the"
+    " outputs closest on samples held out.",
 )
 @click.option("--option", "options", multiple=True, metavar="KEY=NUMBER", help="The observer's: percentile=99.99")
 @click.option(
