@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
 from onnx import ModelProto
 
 from calibration.graph import activations, digest, index, load_model
@@ -13,6 +14,7 @@ from calibration.observations import Observations
 from calibration.observers.base import NonFiniteError, Observer
 from calibration.placement import FUSED, written
 from calibration.ranges import Ranges
+from calibration.reach import reaches
 from calibration.running import Feeds, not_finite, open_model, run_batches
 from calibration.scheme import Scheme
 
@@ -53,20 +55,23 @@ def observe(
     `batches` maps input names to arrays with samples along axis 0. A model with a static batch gets them in
     slices of its own size. Nothing is kept of a batch but what the observer remembers; a few slices are in
     flight at once, so that memory is theirs whatever the number of samples. `on_batch(n)` is called as each
-    batch is taken on, with its number of samples.
+    batch is taken on, with its number of samples. Values beyond what the readers of a tensor can tell apart
+    (`reach.reaches`) count as the bound.
 
     Raises CalibrationError for inputs that do not fit, NaN or infinity in data or activations, or no data.
     """
-    key = digest(load_model(onnx_path))
+    model = load_model(onnx_path)
+    key, bounds = digest(model), reaches(index(model.graph))
     opened = open_model(onnx_path, only, how.threads, in_order=observer.ordered)
     seen = {name: observer.start() for name in opened.names}
     locks = {name: Lock() for name in seen}
 
     def show(tensors: Feeds, first: int, n: int) -> None:
         for name, array in tensors.items():
+            values = np.clip(array, *bounds[name]) if name in bounds else array
             try:
                 with locks[name]:
-                    seen[name].update(array, n)
+                    seen[name].update(values, n)
             except NonFiniteError:
                 raise not_finite(name, array, how.first + first, n) from None
 

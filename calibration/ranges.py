@@ -17,7 +17,7 @@ SCHEMA = "edgesmith.ranges/1"
 
 @dataclass(frozen=True)
 class TensorRange:
-    """Of one tensor: the extremes observed, and the range within them that int8 shall cover."""
+    """Of one tensor: the extremes observed, as far as its readers tell them apart, and the range that int8 covers."""
 
     minimum: float
     maximum: float

@@ -10,70 +10,10 @@ from calibration.graph import (
     activations,
     copy_with_constants_lifted,
     drop_unread_initializers,
-    fold_batch_norm,
     index,
     load_model,
     pool_spatial_means,
 )
-
-
-def norm_weights(seed: int, channels: int, name: str) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {
-        f"{name}.gamma": rng.uniform(-2, 2, channels).astype(np.float32),
-        f"{name}.beta": rng.normal(0, 1, channels).astype(np.float32),
-        f"{name}.mean": rng.normal(0, 1, channels).astype(np.float32),
-        f"{name}.var": rng.uniform(0.1, 3, channels).astype(np.float32),
-    }
-
-
-def conv_weights(seed: int, shape: tuple[int, ...]) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, 0.3, shape).astype(np.float32)
-
-
-@pytest.mark.parametrize("groups", [1, 4])
-@pytest.mark.parametrize("bias", [False, True])
-def test_folding_is_exact(groups, bias):
-    conv = {"w": conv_weights(0, (8, 4 // groups, 3, 3))} | ({"b": conv_weights(1, (8,))} if bias else {})
-    norm = norm_weights(2, 8, "n")
-    nodes = [
-        node("Conv", ["x", *conv], "c", group=groups, pads=[1, 1, 1, 1]),
-        node("BatchNormalization", ["c", *norm], "n", epsilon=0.01),
-        node("Relu", ["n"], "y"),
-    ]
-    made = model(nodes, conv | norm, (1, 4, 6, 6))
-    folded = fold_batch_norm(made)
-    onnx.checker.check_model(folded, full_check=True)
-    assert [n.op_type for n in folded.graph.node] == ["Conv", "Relu"]
-    assert len(folded.graph.initializer) == 2
-    x = samples(3, (4, 6, 6))
-    np.testing.assert_allclose(run(folded, x), run(made, x), rtol=1e-5, atol=1e-5)
-    assert made.graph.node[1].op_type == "BatchNormalization"
-
-
-def test_a_weight_that_two_convolutions_share_is_copied_not_changed():
-    weights = {"w": conv_weights(0, (4, 4, 1, 1))} | norm_weights(1, 4, "n")
-    nodes = [
-        node("Conv", ["x", "w"], "c"),
-        node("BatchNormalization", ["c", *list(weights)[1:]], "n"),
-        node("Conv", ["n", "w"], "y"),
-    ]
-    made = model(nodes, weights, (1, 4, 5, 5))
-    folded = fold_batch_norm(made)
-    assert [n.op_type for n in folded.graph.node] == ["Conv", "Conv"]
-    x = samples(2, (4, 5, 5))
-    np.testing.assert_allclose(run(folded, x), run(made, x), rtol=1e-5, atol=1e-5)
-
-
-def test_a_norm_whose_convolution_others_read_stays():
-    weights = {"w": conv_weights(0, (4, 4, 1, 1))} | norm_weights(1, 4, "n")
-    nodes = [
-        node("Conv", ["x", "w"], "c"),
-        node("BatchNormalization", ["c", *list(weights)[1:]], "n"),
-        node("Add", ["n", "c"], "y"),
-    ]
-    folded = fold_batch_norm(model(nodes, weights, (1, 4, 5, 5)))
-    assert "BatchNormalization" in [n.op_type for n in folded.graph.node]
 
 
 def test_spatial_means_become_pools():
