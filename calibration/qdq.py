@@ -83,10 +83,7 @@ def origins(graph: GraphProto, tensors: Collection[str]) -> dict[str, str]:
 def _params(graph: GraphProto, tensors: Mapping[str, TensorRange], scheme: Scheme) -> dict[str, QParams]:
     """Scale and zero point per tensor."""
     found = {name: tensors[origin] for name, origin in origins(graph, tensors).items()}
-    return {
-        name: activation_params(*seen.bounds(scheme.symmetric), scheme.activation, scheme.symmetric)
-        for name, seen in found.items()
-    }
+    return {name: activation_params(*seen.bounds(scheme.symmetric), scheme) for name, seen in found.items()}
 
 
 class _Writer:

@@ -34,21 +34,26 @@ class QParams:
     zero_point: Array
 
 
-def activation_params(low: float, high: float, dtype: str, symmetric: bool) -> QParams:
-    """Return what maps `[low, high]`, widened to hold zero exactly, onto the integers of `dtype`.
+def activation_params(low: float, high: float, scheme: Scheme) -> QParams:
+    """Return what maps `[low, high]`, widened to hold zero exactly, onto the integers of `scheme.activation`.
 
     Symmetric: the zero point is fixed (0 for int8, 128 for uint8) and the range is ±max(|low|, |high|) over
-    127 steps to each side. A range that is nothing but zero gets scale 1.
+    127 steps to each side. A range to both sides of zero that is `scheme.centred` times as long with the zero
+    point in the middle, or less, has it there too. A range that is nothing but zero gets scale 1.
     """
     low, high = min(low, 0.0), max(high, 0.0)
-    info = np.iinfo(dtype)
+    info = np.iinfo(scheme.activation)
     middle = int(info.max) // 2 + 1 if info.min == 0 else 0
-    span, steps = (max(-low, high), info.max - middle) if symmetric else (high - low, info.max - info.min)
-    scale = np.float32(span / float(steps))
+    above, all_steps = int(info.max) - middle, int(info.max) - int(info.min)
+    even = max(-low / (above + 1), high / above)
+    centred = low < 0 < high and even * all_steps <= scheme.centred * (high - low)
+    fixed = scheme.symmetric or centred
+    span = max(-low, high) / above if scheme.symmetric else even if centred else (high - low) / all_steps
+    scale = np.float32(span)
     if scale < LEAST_SCALE:
-        return QParams(np.asarray(1, np.float32), np.asarray(middle if symmetric else info.min, dtype))
-    zero = middle if symmetric else np.clip(np.rint(info.min - low / float(scale)), info.min, info.max)
-    return QParams(np.asarray(scale, np.float32), np.asarray(zero, dtype))
+        return QParams(np.asarray(1, np.float32), np.asarray(middle if fixed else info.min, info.dtype))
+    zero = middle if fixed else np.clip(np.rint(info.min - low / float(scale)), info.min, info.max)
+    return QParams(np.asarray(scale, np.float32), np.asarray(zero, info.dtype))
 
 
 def weight_limit(scheme: Scheme) -> int:

@@ -15,6 +15,10 @@ class Scheme(Protocol):
         """Whether the zero point of activations is fixed (0 for int8, 128 for uint8)."""
 
     @property
+    def centred(self) -> float:
+        """How much longer a range may become by a zero point in the middle for it to be put there; 1: not at all."""
+
+    @property
     def per_channel(self) -> bool:
         """Whether weights have a scale per output channel. They are always symmetric int8."""
 

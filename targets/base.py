@@ -65,6 +65,7 @@ class Int8Scheme:
     quantize_bias: bool = False
     min_gemm: int = 1
     reduced_range: bool = False  # weights in -64…64: CPUs that add pairs of products in int16 saturate above
+    centred: float = 1.0  # a range no more than so many times longer with its zero point in the middle has it there
 
 
 @dataclass(frozen=True)

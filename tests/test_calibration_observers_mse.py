@@ -9,11 +9,12 @@ from calibration.histogram import Histogram, Side
 from calibration.observers import make
 from calibration.observers.mse import Mse
 from calibration.qparams import activation_params
+from targets.base import Int8Scheme
 
 
 def error(values: np.ndarray, low: float, high: float, symmetric: bool = False) -> float:
     """Mean squared error of the values as QuantizeLinear and DequantizeLinear give them back."""
-    params = activation_params(low, high, "int8", symmetric)
+    params = activation_params(low, high, Int8Scheme(activation="int8", symmetric=symmetric))
     scale, zero = float(params.scale), float(params.zero_point)
     integers = np.clip(np.rint(values / scale) + zero, -128, 127)
     return float(np.square((integers - zero) * scale - values).mean())

@@ -13,6 +13,7 @@ from calibration.qparams import (
     scale_for_bias,
     weight_scale,
 )
+from targets.base import Int8Scheme
 
 values = st.floats(-1e6, 1e6, width=32)
 
@@ -30,7 +31,7 @@ def fake(x: np.ndarray, scale: float, zero: int, dtype: str) -> np.ndarray:
 def test_zero_is_exact_and_the_range_is_covered_to_half_a_step(dtype, symmetric, a, b):
     low, high = min(a, b), max(a, b)
     assume(max(abs(low), abs(high)) > 1e-6)
-    params = activation_params(low, high, dtype, symmetric)
+    params = activation_params(low, high, Int8Scheme(activation=dtype, symmetric=symmetric))
     scale, zero = float(params.scale), int(params.zero_point)
     assert params.zero_point.dtype == np.dtype(dtype)
     assert fake(np.zeros(1), scale, zero, dtype)[0] == 0
@@ -42,22 +43,22 @@ def test_zero_is_exact_and_the_range_is_covered_to_half_a_step(dtype, symmetric,
 
 
 def test_symmetric_zero_points_are_fixed():
-    assert activation_params(-1, 3, "int8", True).zero_point == 0
-    assert activation_params(0, 3, "uint8", True).zero_point == 128
-    assert activation_params(-1, 3, "int8", True).scale == np.float32(3 / 127)
+    assert activation_params(-1, 3, Int8Scheme(activation="int8", symmetric=True)).zero_point == 0
+    assert activation_params(0, 3, Int8Scheme(activation="uint8", symmetric=True)).zero_point == 128
+    assert activation_params(-1, 3, Int8Scheme(activation="int8", symmetric=True)).scale == np.float32(3 / 127)
 
 
 def test_one_sided_ranges_use_every_step():
-    params = activation_params(0.5, 2.0, "uint8", False)
+    params = activation_params(0.5, 2.0, Int8Scheme(activation="uint8", symmetric=False))
     assert (float(params.scale), int(params.zero_point)) == (np.float32(2 / 255), 0)
-    params = activation_params(-2.0, -0.5, "int8", False)
+    params = activation_params(-2.0, -0.5, Int8Scheme(activation="int8", symmetric=False))
     assert (float(params.scale), int(params.zero_point)) == (np.float32(2 / 255), 127)
 
 
 @pytest.mark.parametrize("span", [0.0, 1e-40, 1e-25])
 def test_a_range_of_nothing_gets_scale_one(span):
     for dtype in ("uint8", "int8"):
-        params = activation_params(0.0, span, dtype, False)
+        params = activation_params(0.0, span, Int8Scheme(activation=dtype, symmetric=False))
         assert params.scale == 1
         assert params.zero_point == np.iinfo(dtype).min
 
@@ -125,3 +126,23 @@ def test_pairs_of_any_data_and_reduced_weights_are_exact(seed, tail):
         data = rng.integers(0, 256, weight.shape).astype(np.uint8)
         exact = (data.astype(np.int64) * integers).reshape(-1, 2).sum(axis=1)
         np.testing.assert_array_equal(pair_in_int16(data.reshape(-1), integers.reshape(-1)), exact)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@settings(deadline=None)
+@given(low=st.floats(-100, -0.01), high=st.floats(0.01, 100), most=st.floats(1.05, 2))
+def test_a_zero_point_is_centred_where_that_costs_little(dtype, low, high, most):
+    plain, params = (activation_params(low, high, Int8Scheme(activation=dtype, centred=c)) for c in (1.0, most))
+    longer = max(-low / 128, high / 127) * 255 / (high - low)
+    assume(abs(longer - most) > 1e-6)
+    if longer > most:
+        assert (params.scale, params.zero_point) == (plain.scale, plain.zero_point)
+    else:
+        assert params.zero_point == (128 if dtype == "uint8" else 0)
+        ends = fake(np.asarray([low, high]), float(params.scale), int(params.zero_point), dtype)
+        np.testing.assert_allclose(ends, [low, high], atol=float(params.scale) * 0.501)
+
+
+def test_one_sided_ranges_are_never_centred():
+    for low, high in ((0.0, 2.0), (-2.0, 0.0)):
+        assert activation_params(low, high, Int8Scheme(centred=10.0)).zero_point in (0, 255)

@@ -124,23 +124,26 @@ def test_an_operator_that_cannot_be_trained_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "symmetric", "low", "high"),
+    ("scheme", "low", "high"),
     [
-        ("uint8", False, -0.7, 1.9),
-        ("uint8", False, 0.0, 6.0),
-        ("uint8", False, 0.4, 2.0),
-        ("uint8", True, -0.7, 1.9),
-        ("int8", True, -2.5, 1.0),
-        ("int8", False, -3.0, 0.0),
-        ("uint8", False, 0.0, 0.0),
+        (Int8Scheme(), -0.7, 1.9),
+        (Int8Scheme(), 0.0, 6.0),
+        (Int8Scheme(), 0.4, 2.0),
+        (Int8Scheme(symmetric=True), -0.7, 1.9),
+        (Int8Scheme(activation="int8", symmetric=True), -2.5, 1.0),
+        (Int8Scheme(activation="int8"), -3.0, 0.0),
+        (Int8Scheme(), 0.0, 0.0),
+        (Int8Scheme(centred=1.3), -1.7, 1.9),
+        (Int8Scheme(activation="int8", centred=1.3), -1.9, 1.7),
+        (Int8Scheme(centred=1.3), -0.7, 1.9),
     ],
 )
-def test_fake_quantization_rounds_as_the_pair_does(dtype: str, symmetric: bool, low: float, high: float) -> None:
+def test_fake_quantization_rounds_as_the_pair_does(scheme: Int8Scheme, low: float, high: float) -> None:
     x = np.concatenate([np.linspace(-4, 7, 2000), [0.0]]).astype(np.float32)
-    wanted = activation_params(low, high, dtype, symmetric)
-    limits = np.iinfo(dtype)
+    wanted = activation_params(low, high, scheme)
+    limits = np.iinfo(scheme.activation)
     integers = np.clip(np.rint(x / wanted.scale) + int(wanted.zero_point), limits.min, limits.max)
-    quant = FakeQuant(low, high, dtype, symmetric, learned=True)
+    quant = FakeQuant(low, high, scheme, learned=True)
     found = quant(torch.from_numpy(x))
     expected = (integers - int(wanted.zero_point)) * wanted.scale
     np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-6, atol=1e-7)
@@ -170,10 +173,12 @@ def gradient(quant: FakeQuant, x: Tensor) -> tuple[Tensor, float, float]:
 
 def test_gradients_pass_within_the_range_and_pull_its_end_outside() -> None:
     """Beyond the range a value is the end of it, so its gradient is the end's (Esser et al., equation 3)."""
-    inside, low, high = gradient(FakeQuant(-1.0, 3.0, "uint8", False, learned=True), torch.tensor([0.5, 5.0, 9.0]))
+    inside, low, high = gradient(FakeQuant(-1.0, 3.0, Int8Scheme(), learned=True), torch.tensor([0.5, 5.0, 9.0]))
     assert inside.tolist() == [1.0, 0.0, 0.0]
     assert high == pytest.approx(2.0, abs=0.02)
-    _, low, _ = gradient(FakeQuant(-1.0, 3.0, "uint8", False, learned=True), torch.tensor([-7.0, -2.0, -1.5]))
+    _, low, _ = gradient(FakeQuant(-1.0, 3.0, Int8Scheme(), learned=True), torch.tensor([-7.0, -2.0, -1.5]))
     assert low == pytest.approx(3.0, abs=0.02)
-    _, low, high = gradient(FakeQuant(-1.0, 3.0, "int8", True, learned=True), torch.tensor([8.0, -8.0]))
+    _, low, high = gradient(
+        FakeQuant(-1.0, 3.0, Int8Scheme(activation="int8", symmetric=True), learned=True), torch.tensor([8.0, -8.0])
+    )
     assert (low, high) == (0.0, pytest.approx(-1 / 127))  # 127 steps up and 128 down: the one more is left

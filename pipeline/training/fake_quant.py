@@ -9,22 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from calibration.qparams import LEAST_SCALE, LIMIT
+from calibration.scheme import Scheme
 
 _LEAST = float(LEAST_SCALE)
 
 
 class FakeQuant(nn.Module):
-    """Rounds a tensor to the integers of `dtype`, "uint8" or "int8", over a range, and back to float.
+    """Rounds a tensor to the integers of a scheme's activations, over a range, and back to float.
 
     The range is trained where `learned` is set. Scale and zero point follow from it as they do when pairs are
     placed (`calibration.qparams.activation_params`): it is widened to hold zero, and symmetric ones take the
     larger side.
     """
 
-    def __init__(self, low: float, high: float, dtype: str, symmetric: bool, learned: bool) -> None:
+    def __init__(self, low: float, high: float, scheme: Scheme, learned: bool) -> None:
         super().__init__()
-        self.dtype, self.symmetric = dtype, symmetric
-        limits = np.iinfo(dtype)
+        self.scheme = scheme
+        limits = np.iinfo(scheme.activation)
         self.least, self.most = int(limits.min), int(limits.max)
         # in float64, as ranges are: float32 would round to another scale than the placed one now and then
         ends = (torch.tensor(v, dtype=torch.float64) for v in (low, high))
@@ -32,7 +33,7 @@ class FakeQuant(nn.Module):
 
     def extra_repr(self) -> str:
         """Name the settings."""
-        return f"{self.dtype}, symmetric={self.symmetric}, learned={self.low.requires_grad}"
+        return f"{self.scheme.activation}, symmetric={self.scheme.symmetric}, learned={self.low.requires_grad}"
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the values that the integers stand for, in the shape of `x`."""
@@ -44,11 +45,16 @@ class FakeQuant(nn.Module):
         """Return scale and zero point, float32 scalars."""
         low, high = self.low.clamp(max=0), self.high.clamp(min=0)
         middle = self.most // 2 + 1 if self.least == 0 else 0
-        if self.symmetric:
-            span, count, zero = torch.maximum(-low, high), self.most - middle, low.new_tensor(middle)
+        above, steps = self.most - middle, self.most - self.least
+        even = torch.maximum(-low / (above + 1), high / above)
+        zero: Tensor | None = low.new_tensor(middle)
+        if self.scheme.symmetric:
+            span = torch.maximum(-low, high) / above
+        elif low < 0 < high and even * steps <= self.scheme.centred * (high - low):
+            span = even
         else:
-            span, count, zero = high - low, self.most - self.least, None
-        scale = (span / count).float()
+            span, zero = (high - low) / steps, None
+        scale = span.float()
         scale = torch.where(scale < _LEAST, torch.ones_like(scale), scale)
         if zero is None:
             zero = torch.clamp(rounded(self.least - low / scale.double()), self.least, self.most)

@@ -60,7 +60,7 @@ class QuantizedGraph(nn.Module):
         for name, key in self._quants.items():
             seen = ranges.tensors[name]
             ends = seen.bounds(scheme.symmetric)
-            self.add_module(key, FakeQuant(*ends, scheme.activation, scheme.symmetric, learned))
+            self.add_module(key, FakeQuant(*ends, scheme, learned))
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the model's output, or its outputs, of inputs `(N, ...)`."""

@@ -41,7 +41,10 @@ class Cpu(Target):
 
     scheme: ClassVar[Int8Scheme] = Int8Scheme(
         activation="uint8",  # oneDNN's int8 kernels take u8 sources natively; s8 costs a compensation term
-        symmetric=False,  # source zero points fold into that same compensation: asymmetry is free
+        symmetric=False,  # a tensor of one sign keeps all 255 steps
+        # With the zero point at 128 low precision transformations make it signed, without a zero point, which oneDNN
+        # would correct for at each border: on 8 networks 1 to 7% faster at this, for 0.5 dB (OpenVINO 2026.4)
+        centred=1.3,
         per_channel=True,  # oneDNN scales per output channel at no cost
         joined=(
             "Add",
