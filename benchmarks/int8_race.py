@@ -65,17 +65,24 @@ RUNTIMES = {"openvino": openvino, "onnxruntime": onnxruntime}
 def fidelity(name: str, runs: Mapping[str, Run], judged: int) -> dict[str, dict[str, Any]]:
     """SQNR of each output in dB, None if exact; agreement of the highest class and the task's figure; per model.
 
-    The reference is the float file on onnxruntime, whatever runs here.
+    "noise" is what each sample adds to the noise of each output, as a share of the signal of all samples. The
+    reference is the float file on onnxruntime, whatever runs here.
     """
     model = MODELS[name]
     whole = onnxruntime(model.path(name))
     compared = {key: Comparison() for key in runs}
     right: dict[str, list[float]] = {key: [] for key in runs}
+    errors: dict[str, dict[str, list[float]]] = {key: {} for key in runs}
+    signal: dict[str, float] = {}
     for sample in model.samples("judge", judged):
         exact = whole(sample.feeds)
+        for output, value in exact.items():
+            signal[output] = signal.get(output, 0.0) + _power(value)
         for key, run in runs.items():
             given = run(sample.feeds)
             compared[key].add(exact, given, 1)
+            for output, value in exact.items():
+                errors[key].setdefault(output, []).append(_power(value - given[output]))
             if model.task is not None:
                 right[key].append(model.task.right(given, sample.truth))
     found = {key: comparison.result() for key, comparison in compared.items()}
@@ -84,9 +91,14 @@ def fidelity(name: str, runs: Mapping[str, Run], judged: int) -> dict[str, dict[
             "sqnr_db": {output: _told(db) for output, db in found[key].sqnr_db().items()},
             "agreement": next(iter(found[key].agreement.values()), None),
             "task": statistics.fmean(right[key]) if right[key] else None,
+            "noise": {output: [error / signal[output] for error in each] for output, each in errors[key].items()},
         }
         for key in runs
     }
+
+
+def _power(values: Array) -> float:
+    return float(np.square(values, dtype=np.float64).sum())
 
 
 def _told(db: float) -> float | None:
