@@ -186,24 +186,37 @@ def drop_unread_initializers(graph: GraphProto) -> None:
 def pool_spatial_means(model: ModelProto) -> ModelProto:
     """Return a copy in which a ReduceMean over all of H and W, kept as 1 × 1, is a GlobalAveragePool.
 
-    torch exports adaptive average pooling as the former; int8 kernels exist for the latter.
+    torch exports adaptive average pooling as the former; int8 kernels exist for the latter. A mean over one
+    position, as small images come to, is that position: it goes, unless the model gives it to its caller.
     """
     pooled = copy_with_constants_lifted(model)
     graph = inferred(pooled)
-    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.input, *graph.value_info, *graph.output)}
-    constants = index(pooled.graph).constants
+    values = (*graph.input, *graph.value_info, *graph.output)
+    sizes = {v.name: [dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in values}
+    found = index(pooled.graph)
+    same: dict[str, str] = {}
     for node in pooled.graph.node:
-        if node.op_type != "ReduceMean":
-            continue
-        rank = ranks.get(node.input[0], 0)
-        given = attributes(node)
-        stored = constants.get(node.input[1]) if len(node.input) > 1 else None
-        axes = given.get("axes", []) if stored is None else numpy_helper.to_array(stored).tolist()
-        if rank > 2 and given.get("keepdims", 1) and {a % rank for a in axes} == set(range(2, rank)):
+        node.input[:] = [same.get(name, name) for name in node.input]
+        spatial = sizes.get(node.input[0], [])[2:] if node.input else []
+        if node.op_type == "ReduceMean" and _is_spatial(node, len(spatial) + 2, found):
             node.op_type = "GlobalAveragePool"
             del node.input[1:], node.attribute[:]
+        seen = found.outputs | found.inner
+        if node.op_type == "GlobalAveragePool" and spatial and set(spatial) == {1} and node.output[0] not in seen:
+            same[node.output[0]] = node.input[0]
+    kept = [node for node in pooled.graph.node if node.output[0] not in same]
+    del pooled.graph.node[:]
+    pooled.graph.node.extend(kept)
     drop_unread_initializers(pooled.graph)
     return pooled
+
+
+def _is_spatial(mean: NodeProto, rank: int, found: Index) -> bool:
+    """Whether a ReduceMean is over all dimensions but the first two of `rank`, and keeps them."""
+    given = attributes(mean)
+    stored = found.constants.get(mean.input[1]) if len(mean.input) > 1 else None
+    axes = given.get("axes", []) if stored is None else numpy_helper.to_array(stored).tolist()
+    return rank > 2 and bool(given.get("keepdims", 1)) and {axis % rank for axis in axes} == set(range(2, rank))
 
 
 def _constant_value(node: NodeProto) -> TensorProto | None:

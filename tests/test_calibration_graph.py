@@ -32,6 +32,24 @@ def test_other_means_stay(attributes):
     assert [n.op_type for n in pool_spatial_means(made).graph.node] == ["ReduceMean"]
 
 
+@pytest.mark.parametrize("op", ["ReduceMean", "GlobalAveragePool"])
+def test_means_over_one_position_go(op):
+    given = {"axes": [2, 3]} if op == "ReduceMean" else {}
+    nodes = [
+        node("Relu", ["x"], "r"),
+        node(op, ["r"], "m", **given),
+        node(op, ["m"], "n", **given),
+        node("Neg", ["n"], "y"),
+    ]
+    made = model(nodes, {}, (1, 3, 1, 1))
+    pooled = pool_spatial_means(made)
+    onnx.checker.check_model(pooled, full_check=True)
+    assert [n.op_type for n in pooled.graph.node] == ["Relu", "Neg"]
+    np.testing.assert_array_equal(run(pooled, samples(2, (3, 1, 1))), run(made, samples(2, (3, 1, 1))))
+    last = model(nodes[:2], {}, (1, 3, 1, 1), outputs=["m"])
+    assert [n.op_type for n in pool_spatial_means(last).graph.node] == ["Relu", "GlobalAveragePool"]
+
+
 def test_constant_nodes_become_initializers():
     value = numpy_helper.from_array(np.asarray([2.0], np.float32))
     nodes = [
