@@ -6,6 +6,7 @@ what there is to wait for. Runtimes fold the commonest spellings themselves, but
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +29,11 @@ from calibration.pairs import read_constant
 Array = NDArray[np.float64]
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
+SCALED = frozenset({"Mul", "Div", "Add", "Sub"})
 # The last product of a GELU or a swish looks like any other: runtimes that know the whole must find all of it.
-ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Sqrt"})
+ARITHMETIC = SCALED | {"Pow", "Sqrt"}
+
+Fold = Callable[[GraphProto, Index, NodeProto], bool]
 
 
 @dataclass(frozen=True)
@@ -58,42 +62,48 @@ def fold_affine(model: ModelProto) -> ModelProto:
     """
     folded = copy_with_constants_lifted(model)
     graph = folded.graph
-    for node in list(graph.node):
-        _fold_behind(graph, index(graph), node)
-    for node in list(graph.node)[::-1]:
-        if node.op_type in ARITHMETIC:
-            _fold_before(graph, index(graph), node)
+    _each(graph, list(graph.node), SCALED | {"BatchNormalization"}, _fold_behind)
+    _each(graph, list(graph.node)[::-1], SCALED, _fold_before)
     drop_unread_initializers(graph)
     return folded
 
 
-def _fold_behind(graph: GraphProto, found: Index, node: NodeProto) -> None:
-    """Make an affine op part of the convolution that it alone reads."""
+def _each(graph: GraphProto, nodes: Sequence[NodeProto], kinds: Collection[str], fold: Fold) -> None:
+    """Try every node of these kinds; the graph is indexed anew where one was folded, which takes as long as it is."""
+    found = index(graph)
+    for node in nodes:
+        if node.op_type in kinds and fold(graph, found, node):
+            found = index(graph)
+
+
+def _fold_behind(graph: GraphProto, found: Index, node: NodeProto) -> bool:
+    """Make an affine op part of the convolution that it alone reads; whether it is."""
     conv = next((found.producer[name] for name in node.input[:2] if name in found.producer), None)
     if conv is None or conv.op_type not in CONVOLUTIONS or found.only_reader(conv.output[0]) is None:
-        return
+        return False
     layer = layer_of(conv, found)
     affine = _affine(node, found, layer.weight.ndim) if layer is not None else None
     if layer is None or affine is None or not layer.takes_bias:
-        return
+        return False
     if {affine.gain.size, affine.shift.size} - {1, layer.channels}:
-        return  # it makes many channels of one
+        return False  # it makes many channels of one
     weight = layer.weight.astype(np.float64) * along(affine.gain, layer.axis, layer.weight.ndim)
     _set(graph, found, layer, weight, _bias(layer) * affine.gain + affine.shift)
     conv.output[0] = node.output[0]
     graph.node.remove(node)
+    return True
 
 
-def _fold_before(graph: GraphProto, found: Index, last: NodeProto) -> None:
-    """Make the chain of affine ops that `last` ends part of the convolutions that alone read it."""
+def _fold_before(graph: GraphProto, found: Index, last: NodeProto) -> bool:
+    """Make the chain of affine ops that `last` ends part of the convolutions that alone read it; whether it is."""
     readers = _convolutions(last.output[0], found)
     chain, affine = _chain(last, found, readers[0].weight.ndim) if readers else ([], None)
     if affine is None or not affine.gain:
-        return
+        return False
     padded = any(_is_padded(layer) for layer in readers)
     kept = np.float32(affine.shift / affine.gain) if padded else np.float32(0)
     if not np.isfinite(kept) or (kept and affine.gain == 1):
-        return
+        return False
     source = _sum(graph, last, affine.data, kept) if kept else affine.data
     for layer in readers:
         weight = layer.weight.astype(np.float64)
@@ -102,6 +112,7 @@ def _fold_before(graph: GraphProto, found: Index, last: NodeProto) -> None:
         layer.node.input[0] = source
     for node in chain:
         graph.node.remove(node)
+    return True
 
 
 def _convolutions(tensor: str, found: Index) -> list[Layer]:
@@ -136,7 +147,7 @@ def _affine(node: NodeProto, found: Index, rank: int) -> Affine | None:
     """What an op does to a tensor of `rank` dimensions, channels second; None where it is no such op."""
     if node.op_type == "BatchNormalization":
         return _normalization(node, found)
-    if node.op_type not in ("Mul", "Div", "Add", "Sub") or sum(name in found.constants for name in node.input) != 1:
+    if node.op_type not in SCALED or sum(name in found.constants for name in node.input) != 1:
         return None
     first = node.input[0] in found.constants
     value = _by_channel(found.constants[node.input[0 if first else 1]], rank)
