@@ -77,7 +77,8 @@ def run(args: argparse.Namespace, console: Console) -> Results:
             files = {tool: _made(model, runtime, tool) for tool in args.tools}
             given = [f"{tool}={path}" for tool, path in {"float": float_file, **files}.items() if path is not None]
             race = done.get(f"race {model} {runtime}", {})
-            if {pair.split("=", 1)[0] for pair in given} - set(race):
+            judged = {tool for tool, found in race.items() if "noise" in found or "failed" in found}
+            if {pair.split("=", 1)[0] for pair in given} - judged:
                 counts = str(args.judged), str(args.rounds)
                 keep(f"race {model} {runtime}", _ran("int8_race.py", runtime, model, *counts, *given))
     return done
@@ -134,6 +135,8 @@ def gain(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[float, float
     noises = [np.asarray(max(found["noise"].values(), key=sum)) for found in (one, other)]
     drawn = np.random.default_rng(0).integers(0, len(noises[0]), (2000, len(noises[0])))
     ours, theirs = (noise[drawn].sum(axis=1) for noise in noises)
+    if not (ours.all() and theirs.all()):  # exact
+        return worst(one) - worst(other), worst(one) - worst(other)
     low, high = np.quantile(10 * np.log10(theirs / ours), [0.025, 0.975])
     return float(low), float(high)
 

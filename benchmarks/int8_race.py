@@ -77,12 +77,12 @@ def fidelity(name: str, runs: Mapping[str, Run], judged: int) -> dict[str, dict[
     for sample in model.samples("judge", judged):
         exact = whole(sample.feeds)
         for output, value in exact.items():
-            signal[output] = signal.get(output, 0.0) + _power(value)
+            signal[output] = signal.get(output, 0.0) + _power(np.asarray(value, np.float64))
         for key, run in runs.items():
             given = run(sample.feeds)
             compared[key].add(exact, given, 1)
             for output, value in exact.items():
-                errors[key].setdefault(output, []).append(_power(value - given[output]))
+                errors[key].setdefault(output, []).append(_distance(value, given[output]))
             if model.task is not None:
                 right[key].append(model.task.right(given, sample.truth))
     found = {key: comparison.result() for key, comparison in compared.items()}
@@ -91,14 +91,23 @@ def fidelity(name: str, runs: Mapping[str, Run], judged: int) -> dict[str, dict[
             "sqnr_db": {output: _told(db) for output, db in found[key].sqnr_db().items()},
             "agreement": next(iter(found[key].agreement.values()), None),
             "task": statistics.fmean(right[key]) if right[key] else None,
-            "noise": {output: [error / signal[output] for error in each] for output, each in errors[key].items()},
+            "noise": {
+                output: [error / signal[output] if signal[output] else error for error in each]
+                for output, each in errors[key].items()
+            },
         }
         for key in runs
     }
 
 
 def _power(values: Array) -> float:
-    return float(np.square(values, dtype=np.float64).sum())
+    return float(np.square(values).sum())
+
+
+def _distance(wanted: Array, given: Array) -> float:
+    """Of outputs of another shape, as detections may have, nothing is right."""
+    exact, found = np.asarray(wanted, np.float64), np.asarray(given, np.float64)
+    return _power(exact - found if exact.shape == found.shape else exact)
 
 
 def _told(db: float) -> float | None:

@@ -32,6 +32,8 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")
 SCALED = frozenset({"Mul", "Div", "Add", "Sub"})
 # The last product of a GELU or a swish looks like any other: runtimes that know the whole must find all of it.
 ARITHMETIC = SCALED | {"Pow", "Sqrt"}
+# What they write reaches zero or lies on it, so that a range that must hold zero has nothing to add.
+AT_ZERO = frozenset({"Relu", "Sigmoid", "HardSigmoid", "HardSwish"})
 
 Fold = Callable[[GraphProto, Index, NodeProto], bool]
 
@@ -55,10 +57,11 @@ def fold_affine(model: ModelProto) -> ModelProto:
 
     BatchNormalization, and Mul, Div, Add and Sub with a constant, one number or one per channel. Behind a convolution
     that nothing else reads, its weights become `w · gain` and its bias `b · gain + shift`. Before convolutions alone,
-    one number for all channels is multiplied into their weights, and a sum into their biases; but padding adds zeros
-    after the sum, so that before padded ones `gain · x + shift` becomes `x + shift / gain`. Numbers per channel stay
-    there: they are what evens out the channels of a tensor that has one scale. Computed in float64. Weights that
-    others read too are copied, not changed.
+    one number for all channels is multiplied into their weights, and a sum behind an activation function into their
+    biases; but padding adds zeros after the sum, and a sum may bring values around 300 to zero, which an int8 range
+    has to hold: there `gain · x + shift` becomes `x + shift / gain`. Numbers per channel stay: they are what evens out
+    the channels of a tensor that has one scale. Float32 alone, computed in float64; transposed convolutions in groups
+    are left alone. Weights that others read too are copied, not changed.
     """
     folded = copy_with_constants_lifted(model)
     graph = folded.graph
@@ -88,7 +91,10 @@ def _fold_behind(graph: GraphProto, found: Index, node: NodeProto) -> bool:
     if {affine.gain.size, affine.shift.size} - {1, layer.channels}:
         return False  # it makes many channels of one
     weight = layer.weight.astype(np.float64) * along(affine.gain, layer.axis, layer.weight.ndim)
-    _set(graph, found, layer, weight, _bias(layer) * affine.gain + affine.shift)
+    bias = _bias(layer) * affine.gain + affine.shift
+    if not _are_finite(weight, bias):
+        return False
+    _set(graph, found, layer, weight, bias)
     conv.output[0] = node.output[0]
     graph.node.remove(node)
     return True
@@ -100,15 +106,20 @@ def _fold_before(graph: GraphProto, found: Index, last: NodeProto) -> bool:
     chain, affine = _chain(last, found, readers[0].weight.ndim) if readers else ([], None)
     if affine is None or not affine.gain:
         return False
-    padded = any(_is_padded(layer) for layer in readers)
-    kept = np.float32(affine.shift / affine.gain) if padded else np.float32(0)
-    if not np.isfinite(kept) or (kept and affine.gain == 1):
+    maker = found.producer.get(affine.data)
+    keep = any(_is_padded(layer) for layer in readers) or maker is None or maker.op_type not in AT_ZERO
+    kept = np.asarray(affine.shift / affine.gain if keep else 0.0)
+    if kept and affine.gain == 1:
         return False
-    source = _sum(graph, last, affine.data, kept) if kept else affine.data
-    for layer in readers:
-        weight = layer.weight.astype(np.float64)
-        constant = np.full(_inputs(layer), 0.0 if padded else float(affine.shift))
-        _set(graph, found, layer, weight * affine.gain, _bias(layer) + read_constant(layer, weight, constant))
+    weights = [layer.weight.astype(np.float64) for layer in readers]
+    constants = [np.full(_inputs(layer), 0.0 if keep else float(affine.shift)) for layer in readers]
+    biases = [_bias(a) + read_constant(a, w, c) for a, w, c in zip(readers, weights, constants, strict=True)]
+    weights = [weight * affine.gain for weight in weights]
+    if not _are_finite(kept, *weights, *biases):
+        return False
+    source = _sum(graph, last, affine.data, np.float32(kept)) if kept else affine.data
+    for layer, weight, bias in zip(readers, weights, biases, strict=True):
+        _set(graph, found, layer, weight, bias)
         layer.node.input[0] = source
     for node in chain:
         graph.node.remove(node)
@@ -131,7 +142,7 @@ def _chain(last: NodeProto, found: Index, rank: int) -> tuple[list[NodeProto], A
     whole: Affine | None = None
     node: NodeProto | None = last
     while node is not None:
-        step = _affine(node, found, rank)
+        step = _affine(node, found, rank - 1)  # a constant of full rank may be what gives the data that rank
         if step is None or not step.uniform:
             break
         gain, shift = (whole.gain, whole.shift) if whole else (np.float64(1), np.float64(0))
@@ -164,7 +175,8 @@ def _affine(node: NodeProto, found: Index, rank: int) -> Affine | None:
 
 def _normalization(node: NodeProto, found: Index) -> Affine | None:
     given = attributes(node)
-    if given.get("training_mode", 0) or not all(name in found.constants for name in node.input[1:]):
+    trains = given.get("training_mode", 0) or any(node.output[1:])
+    if trains or not all(name in found.constants for name in node.input[1:]):
         return None
     arrays = [numpy_helper.to_array(found.constants[name]).astype(np.float64) for name in node.input[1:]]
     gamma, beta, mean, variance = arrays
@@ -181,6 +193,12 @@ def _by_channel(tensor: TensorProto, rank: int) -> Array | None:
     if whole.size == 1:
         return whole.reshape(())
     return whole.reshape(-1) if whole.size == whole.shape[1] else None
+
+
+def _are_finite(*arrays: Array) -> bool:
+    """Whether they are finite in float32."""
+    with np.errstate(over="ignore"):
+        return all(bool(np.isfinite(array.astype(np.float32)).all()) for array in arrays)
 
 
 def _is_padded(layer: Layer) -> bool:

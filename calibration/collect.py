@@ -68,7 +68,9 @@ def observe(
 
     def show(tensors: Feeds, first: int, n: int) -> None:
         for name, array in tensors.items():
-            values = np.clip(array, *bounds[name]) if name in bounds else array
+            # infinities are for the observer to refuse, not to be clipped
+            bounded = name in bounds and np.isfinite(array).all()
+            values = np.clip(array, *bounds[name]) if bounded else array
             try:
                 with locks[name]:
                     seen[name].update(values, n)

@@ -22,6 +22,7 @@ from onnx import (
 
 from calibration.errors import CalibrationError
 
+_POOLED = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)  # what a pool takes
 _SMALL = 1024  # bytes of a tensor that may be a shape, which shape inference reads
 
 
@@ -193,12 +194,13 @@ def pool_spatial_means(model: ModelProto) -> ModelProto:
     graph = inferred(pooled)
     values = (*graph.input, *graph.value_info, *graph.output)
     sizes = {v.name: [dim.dim_value for dim in v.type.tensor_type.shape.dim] for v in values}
+    floats = {v.name for v in values if v.type.tensor_type.elem_type in _POOLED}
     found = index(pooled.graph)
     same: dict[str, str] = {}
     for node in pooled.graph.node:
         node.input[:] = [same.get(name, name) for name in node.input]
         spatial = sizes.get(node.input[0], [])[2:] if node.input else []
-        if node.op_type == "ReduceMean" and _is_spatial(node, len(spatial) + 2, found):
+        if node.op_type == "ReduceMean" and node.input[0] in floats and _is_spatial(node, len(spatial) + 2, found):
             node.op_type = "GlobalAveragePool"
             del node.input[1:], node.attribute[:]
         seen = found.outputs | found.inner

@@ -46,7 +46,7 @@ def activation_params(low: float, high: float, scheme: Scheme) -> QParams:
     middle = int(info.max) // 2 + 1 if info.min == 0 else 0
     above, all_steps = int(info.max) - middle, int(info.max) - int(info.min)
     even = max(-low / (above + 1), high / above)
-    centred = low < 0 < high and even * all_steps <= scheme.centred * (high - low)
+    centred = scheme.centred > 1 and low < 0 < high and even * all_steps <= scheme.centred * (high - low)
     fixed = scheme.symmetric or centred
     span = max(-low, high) / above if scheme.symmetric else even if centred else (high - low) / all_steps
     scale = np.float32(span)

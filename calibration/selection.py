@@ -36,10 +36,15 @@ def select(
     """
     parts = [*held, *rest]
     # ranges at once, as they are small beside the histograms that they are chosen of
-    folds = [_rivals(merge([part for part in parts if part is not fold])) for fold in held]
-    whole = merge(parts)
-    tried = {name: judge([fold[name] for fold in folds or [_rivals(whole)]]) for name in RIVALS}
-    return Selected(_by(max(tried, key=lambda name: tried[name]), whole), tried)
+    whole = _rivals(merge(parts))
+    folds = [_filled(_rivals(merge([part for part in parts if part is not fold])), whole) for fold in held]
+    tried = {name: judge([fold[name] for fold in folds or [whole]]) for name in RIVALS}
+    return Selected(whole[max(tried, key=lambda name: tried[name])], tried)
+
+
+def _filled(fold: Mapping[str, Ranges], whole: Mapping[str, Ranges]) -> dict[str, Ranges]:
+    """The fold's ranges, and those of all samples for tensors that were empty in what the fold saw."""
+    return {name: replace(found, tensors={**whole[name].tensors, **found.tensors}) for name, found in fold.items()}
 
 
 def _rivals(seen: Observations) -> dict[str, Ranges]:

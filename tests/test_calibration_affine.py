@@ -1,16 +1,20 @@
 """Normalizations, sums and products with constants become part of convolutions, and the function stays the same."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from calibration_nets import model, node, run, samples
+from calibration_nets import FUSING, model, node, run, samples, saved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto
 
 from calibration.affine import fold_affine
+from calibration.collect import collect
+from calibration.observers.minmax import Minmax
+from calibration.placement import place
 
 
 def ops(made: ModelProto) -> list[str]:
@@ -207,6 +211,43 @@ def test_the_last_product_of_an_activation_that_runtimes_know_stays():
     ]
     weights = {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
     made = model(gelu, {**weights, "w": conv_weights(0, (4, 4, 1, 1))}, (1, 4, 6, 6))
+    assert ops(fold_affine(made)) == ops(made)
+
+
+def test_values_far_from_zero_keep_the_sum_that_brings_them_there(tmp_path: Path):
+    """A range must hold zero: of values around 300 without their sum, int8 would tell next to nothing."""
+    nodes = [
+        node("Sub", ["x", "level"], "a"),
+        node("Mul", ["a", "half"], "m"),
+        node("Conv", ["m", "w"], "c"),
+        node("Relu", ["c"], "r"),
+        node("Conv", ["r", "v"], "y"),
+    ]
+    weights = {"level": np.float32(300), "half": np.float32(0.5), "w": conv_weights(0, (4, 4, 3, 3))}
+    made = model(nodes, {**weights, "v": conv_weights(1, (4, 4, 1, 1))}, (1, 4, 8, 8))
+    folded = fold_affine(made)
+    assert ops(folded) == ["Add", "Conv", "Relu", "Conv"]
+    x = (300 + 2 * samples(8, (4, 8, 8))).astype(np.float32)
+    assert_same_function(made, folded, x)
+    ranges = collect(saved(folded, tmp_path), [{"x": x}], Minmax())
+    exact, given = run(made, x), run(place(folded, ranges, FUSING).model, x)
+    assert np.square(exact).sum() > 1000 * np.square(given - exact).sum()  # 30 dB
+
+
+def test_a_constant_that_gives_the_data_its_rank_stays():
+    nodes = [node("Relu", ["x"], "r"), node("Mul", ["r", "k"], "m"), node("Conv", ["m", "w"], "y")]
+    weights = {"k": np.full((1, 1, 1, 1), 2, np.float32), "w": conv_weights(0, (3, 4, 2, 2))}
+    made = model(nodes, weights, (4, 5, 5))
+    assert ops(fold_affine(made)) == ops(made)
+
+
+@pytest.mark.parametrize("order", ["behind", "before"])
+def test_what_float32_cannot_hold_stays(order: str):
+    conv, scale = node("Conv", ["x", "w"], "c"), node("Div", ["c", "tiny"], "y")
+    if order == "before":
+        conv, scale = node("Div", ["x", "tiny"], "c"), node("Conv", ["c", "w"], "y")
+    weights = {"tiny": np.float32(1e-38), "w": 1000 * conv_weights(0, (4, 4, 1, 1))}
+    made = model([conv, scale], weights, (1, 4, 5, 5))
     assert ops(fold_affine(made)) == ops(made)
 
 

@@ -8,6 +8,7 @@ from calibration_nets import WRITING, model, node, run, saved
 from onnx import NodeProto
 
 from calibration.collect import collect
+from calibration.errors import CalibrationError
 from calibration.graph import index
 from calibration.observers.minmax import Minmax
 from calibration.placement import place
@@ -60,3 +61,12 @@ def test_the_steps_are_spent_on_what_matters(tmp_path: Path):
     step = 18 / 255  # of x; those of c and of what follows are 12 / 255 and less
     assert np.abs(given - run(made, SPREAD)).max() <= (step + 2 * 12 / 255) / 2 * 1.6  # 1.5 is the steepest slope
     assert not given[SPREAD <= -3.1].any()
+
+
+def test_an_infinity_that_a_bound_would_hide_is_refused(tmp_path: Path):
+    nodes = [node("Log", ["x"], "c"), node("HardSigmoid", ["c"], "h"), node("Conv", ["h", "w"], "y")]
+    made = model(nodes, {"w": np.ones((1, 1, 1, 1), np.float32)}, (1, 1, 4, 4))
+    data = np.abs(SPREAD)
+    data[0, 0, 1, 1] = 0
+    with pytest.raises(CalibrationError, match="'c'"):
+        collect(saved(made, tmp_path), [{"x": data}], Minmax())

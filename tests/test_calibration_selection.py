@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from calibration_nets import resnet, samples
+from calibration_nets import model, node, resnet, samples
 
 from calibration.collect import collect, observe
 from calibration.errors import CalibrationError
@@ -122,3 +122,29 @@ def test_options_need_an_observer(net: Path, tmp_path: Path):
         made(tmp_path, "auto", options={"percentile": 99.0})
     with pytest.raises(CalibrationError, match="percentile"):
         made(tmp_path, "percentile", options={"share": 1.0})
+
+
+def test_a_tensor_that_a_fold_has_no_values_of_takes_its_range_from_all(tmp_path: Path) -> None:
+    """Detections: an image without any has nothing to show of what comes behind them."""
+    nodes = [
+        node("Conv", ["x", "w"], "c"),
+        node("Greater", ["c", "zero"], "above"),
+        node("Compress", ["c", "flat"], "kept"),
+        node("MatMul", ["kept", "v"], "y"),
+    ]
+    nodes.insert(2, node("Reshape", ["above", "all"], "flat"))
+    nodes[3] = node("Compress", ["c", "flat"], "some")
+    nodes.insert(4, node("Reshape", ["some", "rows"], "kept"))
+    weights = {
+        "w": np.ones((1, 1, 1, 1), np.float32),
+        "v": np.ones((1, 3), np.float32),
+        "zero": np.float32(0),
+        "all": np.asarray([-1]),
+        "rows": np.asarray([-1, 1]),
+    }
+    net = tmp_path / "net.onnx"
+    onnx.save(model(nodes, weights, (1, 1, 4, 4)), net)
+    found = [observe(net, [{"x": np.full((1, 1, 4, 4), value, np.float32)}], make(REMEMBERS)) for value in (-1.0, 2.0)]
+    seen: list[Sequence[Ranges]] = []
+    select(found, [], lambda fits: float(len(seen.append(fits) or seen)))
+    assert all("kept" in ranges.tensors for fits in seen for ranges in fits)

@@ -50,7 +50,7 @@ class FakeQuant(nn.Module):
         zero: Tensor | None = low.new_tensor(middle)
         if self.scheme.symmetric:
             span = torch.maximum(-low, high) / above
-        elif low < 0 < high and even * steps <= self.scheme.centred * (high - low):
+        elif self.scheme.centred > 1 and low < 0 < high and even * steps <= self.scheme.centred * (high - low):
             span = even
         else:
             span, zero = (high - low) / steps, None
