@@ -129,12 +129,11 @@ def test_a_tensor_that_a_fold_has_no_values_of_takes_its_range_from_all(tmp_path
     nodes = [
         node("Conv", ["x", "w"], "c"),
         node("Greater", ["c", "zero"], "above"),
-        node("Compress", ["c", "flat"], "kept"),
+        node("Reshape", ["above", "all"], "flat"),
+        node("Compress", ["c", "flat"], "some"),
+        node("Reshape", ["some", "rows"], "kept"),
         node("MatMul", ["kept", "v"], "y"),
     ]
-    nodes.insert(2, node("Reshape", ["above", "all"], "flat"))
-    nodes[3] = node("Compress", ["c", "flat"], "some")
-    nodes.insert(4, node("Reshape", ["some", "rows"], "kept"))
     weights = {
         "w": np.ones((1, 1, 1, 1), np.float32),
         "v": np.ones((1, 3), np.float32),
