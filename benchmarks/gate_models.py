@@ -11,7 +11,7 @@ from targets.backends.cpu import Cpu
 from targets.devices.local import Local
 from targets.npz import save
 
-CHANNELS, SIZE = 16, 10
+CHANNELS, SIZE = 16, 9
 LAYERS = 100  # 1% of the work each
 SLOWDOWNS = (0, 2, 5, 10)  # percent
 

@@ -54,6 +54,7 @@ class Agent:
             "versions": lambda order: _target(order).versions(),
             "fingerprint": lambda order: asdict(fingerprint(_target(order))),
             "runs_here": lambda order: _target(order).runs_here(),
+            "prepare": lambda order: _target(order).prepare(),
             "build": self._build,
             "load": self._load,
             "warm": self._warm,

@@ -172,6 +172,9 @@ class Target(ABC):
     def shipped(self, built: Path) -> Tuple[Path, ...]:
         """The files of `built` that the device needs to run the model; their bytes are its size."""
 
+    def prepare(self) -> None:  # noqa: B027 - not abstract: a target may have nothing to do
+        """Import the runtime, where that takes a while. Starts no threads that compute: no cores are chosen yet."""
+
     def versions(self) -> Dict[str, str]:
         """Versions of the distributions in `uses`. Raises TargetError naming the extra for a missing one."""
         found = {}

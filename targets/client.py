@@ -26,6 +26,7 @@ class AgentProcess:
         self._process, self._stderr = process, stderr
         self._pending = b""
         self._orders = 0
+        self._untold = 0  # orders whose answers nobody waits for
 
     @property
     def pid(self) -> int:
@@ -38,6 +39,19 @@ class AgentProcess:
         Raises NoDeviceError or TargetError as the agent did, TargetError for any other failure of its
         runtime, for one that died (with the end of its stderr), and for one that outlasts `timeout_s`.
         """
+        self._send(do, arguments)
+        deadline_s = time.monotonic() + timeout_s
+        while self._untold:
+            self._line(do, deadline_s, timeout_s)
+            self._untold -= 1
+        return answered(parsed(self._line(do, deadline_s, timeout_s), do), self._orders, do)
+
+    def tell(self, do: str, **arguments: Any) -> None:
+        """Give an order and go on; what it yields, or raises, is not asked for."""
+        self._send(do, arguments)
+        self._untold += 1
+
+    def _send(self, do: str, arguments: Mapping[str, Any]) -> None:
         self._orders += 1
         order = {"id": self._orders, "do": do, **arguments}
         try:
@@ -45,8 +59,6 @@ class AgentProcess:
             self._stdin.flush()
         except BrokenPipeError:
             raise self._died(do) from None
-        line = self._line(do, time.monotonic() + timeout_s, timeout_s)
-        return answered(parsed(line, do), self._orders, do)
 
     @property
     def _stdin(self) -> Any:

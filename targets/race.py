@@ -49,7 +49,7 @@ class Race:
         planned = shares(timing)
         todo, laps, retried = list(planned), [], 0  # type: List[Timing], List[Lap], int
         while todo:
-            lap = self._launch(todo.pop(0), profile=timing.layers and not laps)
+            lap = self._launch(todo.pop(0), first=not laps)
             time_left = time.monotonic() + lap.wall_s < start_s + timing.max_s
             if lap.disturbed and time_left and retried < timing.retries:
                 retried += 1
@@ -61,11 +61,14 @@ class Race:
                 todo.append(_again(planned[-1], len(laps)))
         return measurements(laps, timing, retried)
 
-    def _launch(self, timing: Timing, profile: bool) -> Lap:
+    def _launch(self, timing: Timing, first: bool) -> Lap:
         """Run one set of processes; return what each did, and what disturbed them."""
         start_s = time.monotonic()
         with ExitStack() as stack:
             agents = {name: stack.enter_context(self.start(target)) for name, (target, _) in self.built.items()}
+            if not (first and timing.cold):
+                for name, agent in agents.items():
+                    agent.tell("prepare", **spec(self.built[name][0]))
             cores = self._cores(agents, timing)
             runs = {name: self._load(agents[name], *self.built[name], cores) for name in self.built}
             watch = Watch(agents, self.board, self.timeout_s)
@@ -81,7 +84,7 @@ class Race:
             for name, run in runs.items():
                 run.kernels = tuple(kernel(told) for told in agents[name].call("kernels", self.timeout_s))
                 run.board = watch.of(name, seen)
-                if profile:
+                if first and timing.layers:
                     told = agents[name].call("layers", self.timeout_s, calls=PROFILED)
                     run.layers = tuple(Layer(**layer) for layer in told)
         return Lap(runs, disturbed, time.monotonic() - start_s)

@@ -34,6 +34,9 @@ class At:
     def call(self, do: str, timeout_s: float, **arguments: Any) -> Any:
         return self._agent.call(do, timeout_s, root=str(self._root), **arguments)
 
+    def tell(self, do: str, **arguments: Any) -> None:
+        self._agent.tell(do, **arguments)
+
 
 def raced(board: Board, root: Path, folder: Path, said: list[str]) -> Measurement:
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in ("x", "y")]

@@ -43,6 +43,9 @@ class Answering:
         self.device.orders.append((self.launch, do, arguments))
         return getattr(self, do)(**arguments)
 
+    def tell(self, do: str, **arguments: Any) -> None:
+        self.device.orders.append((self.launch, do, arguments))
+
     def cores(self, count: int) -> list[int]:
         return [1, 0][:count]
 

@@ -83,6 +83,7 @@ def launches(rival: Rival, gate: Gate, on_launch: Callable[[], object] = lambda:
             block_s=BLOCK_S,
             precision=0.0,  # how many launches there are is decided here
             retries=0,
+            cold=False,
         )
         measured = rival.device.measure(rival.built, rival.feeds, timing)
         found.append(Launch(measured[BASELINE], measured[RUN]))

@@ -97,6 +97,10 @@ class Cpu(Target):
         profiled = {**self._config(), "PERF_COUNT": True}
         yield OpenVinoRunner(compiled, lambda: core.compile_model(built / "model.xml", "CPU", profiled))
 
+    def prepare(self) -> None:
+        """Import OpenVINO."""
+        load_openvino()
+
     def shipped(self, built: Path) -> Tuple[Path, ...]:
         """The IR. The compiled model is a cache: it repeats the weights, for this CPU alone."""
         return built / "model.xml", built / "model.bin"

@@ -97,6 +97,10 @@ class Mobile(Target):
         except _runtime_errors() as error:
             raise TargetError(f"ONNX Runtime cannot run {built / 'model.ort'}: {_one_line(error)}") from error
 
+    def prepare(self) -> None:
+        """Import ONNX Runtime."""
+        import onnxruntime  # noqa: F401
+
     def shipped(self, built: Path) -> Tuple[Path, ...]:
         """The model alone: the operator list goes into the build of the runtime."""
         return (built / "model.ort",)

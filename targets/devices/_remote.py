@@ -45,6 +45,7 @@ class RemoteProcess:
         self._pending = b""
         self._stderr: Deque[bytes] = deque(maxlen=STDERR_CHUNKS)
         self._orders = 0
+        self._untold = 0  # orders whose answers nobody waits for
         self._ready: Mapping[str, Any] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -73,9 +74,8 @@ class RemoteProcess:
         Raises NoDeviceError or TargetError as the agent did, DeviceLostError where it died, the connection was
         lost, or no answer came in time.
         """
-        self._orders += 1
+        self._send(do, arguments)
         try:
-            self._process.stdin.write(json.dumps({"id": self._orders, "do": do, **arguments}).encode() + b"\n")
             reply = await asyncio.wait_for(self._reply(do), timeout_s)
         except (asyncio.TimeoutError, TimeoutError):
             why = f"{do}: no answer within {timeout_s:g} s; the agent was stopped"
@@ -83,6 +83,19 @@ class RemoteProcess:
         except drops() as error:
             raise lost(self._link.name, f"it did {do}", error) from error
         return answered(reply, self._orders, do, f"{self._link.name}: ")
+
+    async def tell(self, do: str, arguments: Mapping[str, Any]) -> None:
+        """Give an order and go on; what it yields, or raises, is not asked for."""
+        self._send(do, arguments)
+        self._untold += 1
+
+    def _send(self, do: str, arguments: Mapping[str, Any]) -> None:
+        self._orders += 1
+        order = {"id": self._orders, "do": do, **arguments}
+        try:
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        except drops() as error:
+            raise lost(self._link.name, f"it did {do}", error) from error
 
     async def close(self) -> None:
         """End it and all it started; by a second session where it does not end by itself."""
@@ -130,6 +143,9 @@ class RemoteProcess:
         raise TargetError(f"{self._link.name}: the login shell there prints without end: {line[:80]!r}")
 
     async def _reply(self, do: str) -> Dict[str, Any]:
+        while self._untold:
+            await self._line(do)
+            self._untold -= 1
         return parsed(await self._line(do), do, f"{self._link.name}: ")
 
     async def _line(self, do: str) -> bytes:

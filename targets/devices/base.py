@@ -72,6 +72,7 @@ class Timing:
     precision: float = 0.01  # half the p50's interval, as a share of it: launches are added until it is met; 0: never
     retries: int = 2  # launches that are timed again, in all, where something disturbed them
     layers: bool = False  # take the time of each layer too
+    cold: bool = True  # take the times of a cold start, of the first launch; without, runtimes are imported at once
     block_s: float = 0.02  # that a block of a fast model lasts, at least
 
     def __post_init__(self) -> None:
@@ -150,6 +151,9 @@ class Agent(Protocol):
 
     def call(self, do: str, timeout_s: float, **arguments: Any) -> Any:
         """Give an order and return what it yields. Raises TargetError."""
+
+    def tell(self, do: str, **arguments: Any) -> None:
+        """Give an order and go on; what it yields, or raises, is not asked for. It names no files."""
 
 
 class Device(ABC):

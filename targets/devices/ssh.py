@@ -100,6 +100,10 @@ class _Handle:
                 self._arranged[value] = parcel
         return _loop.run(self.process.call(do, timeout_s, arguments))
 
+    def tell(self, do: str, **arguments: Any) -> None:
+        """Give an order and go on. Raises TargetError where nobody is there to take it."""
+        _loop.run(self.process.tell(do, arguments))
+
     def _arrange(self, parcel: Parcel, timeout_s: float) -> None:
         order = self.process.call("arrange", timeout_s, {"files": parcel.digests})
         try:
