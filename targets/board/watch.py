@@ -10,6 +10,7 @@ from targets.board.energy import Energy
 from targets.board.options import Board
 from targets.board.seen import Seen
 from targets.board.state import State
+from targets.devices.base import asked
 
 if TYPE_CHECKING:
     from targets.devices.base import Agent
@@ -51,5 +52,4 @@ class Watch:
         return Energy.of(told) if told is not None else None
 
     def _look(self) -> State:
-        agent = next(iter(self._agents.values()))
-        return State.of(agent.call("state", self._timeout_s))
+        return State.of(asked(self._agents.values(), "state", self._timeout_s))

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Protocol, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Mapping, Optional, Protocol, Tuple
 
 from targets.base import Kernel, Layer, Target, TargetError, precisions
 from targets.board.options import UNHELD, Board
@@ -154,6 +154,14 @@ class Agent(Protocol):
 
     def tell(self, do: str, **arguments: Any) -> None:
         """Give an order and go on; what it yields, or raises, is not asked for. It names no files."""
+
+
+def asked(agents: Iterable[Agent], do: str, timeout_s: float, **arguments: Any) -> Any:
+    """Give all agents an order that one could answer, so that none is unlike the others; return one's answer."""
+    *others, last = agents
+    for agent in others:
+        agent.tell(do, **arguments)
+    return last.call(do, timeout_s, **arguments)
 
 
 class Device(ABC):
