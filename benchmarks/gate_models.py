@@ -1,4 +1,8 @@
-"""A model of about 1 ms, and the same with 2, 5 and 10% more work: more of its layers, all of one size."""
+"""A model of about 1 ms, and the same with 2, 5 and 10% more work: more of its layers, all of one size.
+
+The layers are depthwise, for their small weights: 5% more of dense ones, a megabyte in all, took 6.5% more time, as
+less of them stayed in the cache.
+"""
 
 import shutil
 from pathlib import Path
@@ -11,19 +15,19 @@ from targets.backends.cpu import Cpu
 from targets.devices.local import Local
 from targets.npz import save
 
-CHANNELS, SIZE = 16, 9
+CHANNELS, SIZE = 16, 26
 LAYERS = 100  # 1% of the work each
 SLOWDOWNS = (0, 2, 5, 10)  # percent
 
 
 def chain(layers: int) -> onnx.ModelProto:
-    """Convolutions of one size, each with its ReLU."""
+    """Depthwise convolutions of one size, each with its ReLU."""
     rng = np.random.default_rng(0)
     nodes, weights, last = [], [], "input"
     for i in range(layers):
-        values = rng.standard_normal((CHANNELS, CHANNELS, 3, 3)) / np.sqrt(CHANNELS * 9 / 2)
+        values = rng.standard_normal((CHANNELS, 1, 3, 3)) / np.sqrt(9 / 2)
         weights.append(numpy_helper.from_array(values.astype(np.float32), f"w{i}"))
-        nodes.append(helper.make_node("Conv", [last, f"w{i}"], [f"c{i}"], f"conv{i}", pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Conv", [last, f"w{i}"], [f"c{i}"], f"conv{i}", pads=[1] * 4, group=CHANNELS))
         nodes.append(helper.make_node("Relu", [f"c{i}"], [f"r{i}"], f"relu{i}"))
         last = f"r{i}"
     shape = [1, CHANNELS, SIZE, SIZE]

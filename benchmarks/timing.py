@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -56,12 +57,23 @@ def agreement(model: str, target: str, folder: Path, rounds: int) -> dict[str, A
         built.mkdir(parents=True)
         Local().build(TARGETS[target], exported(model, folder), built)
     peer = peers.benchmark_app if target == "cpu" else peers.profiler
-    pairs = [peer(TARGETS[target], built, CORE) for _ in range(rounds)]
-    ours, theirs = np.array(pairs).T
-    logs = np.log(ours / theirs)
+    found = [peer(TARGETS[target], built, CORE) for _ in range(rounds)]
+    ours, bare, theirs = (np.array([getattr(one, side) for one in found]) for side in ("ours", "bare", "theirs"))
+    return {
+        "ours_ns": ours.tolist(),
+        "bare_ns": bare.tolist(),
+        "theirs_ns": theirs.tolist(),
+        "peer": peer.__name__,
+        "ratio": _ratio(ours / theirs),
+        "bare": _ratio(bare / theirs),
+    }
+
+
+def _ratio(ratios: NDArray[np.float64]) -> list[float]:
+    """Their geometric mean, with an interval."""
+    logs = np.log(ratios)
     middle, half = float(logs.mean()), half_width(logs)
-    ratio = [float(np.exp(x)) for x in (middle, middle - half, middle + half)]
-    return {"ours_ns": ours.tolist(), "theirs_ns": theirs.tolist(), "peer": peer.__name__, "ratio": ratio}
+    return [float(np.exp(x)) for x in (middle, middle - half, middle + half)]
 
 
 def main() -> None:
@@ -97,13 +109,13 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     console.print(
         f"an empty runner: {cost['reported_ns']:.0f} ns reported, {cost['per_call_ns']:.0f} ns passed per call"
     )
-    table = Table("model, target", "ours ms", "theirs ms", "ours / theirs", "peer")
+    table = Table("model, target", "ours ms", "theirs ms", "ours / theirs", "without copies / theirs", "peer")
     for key, one in found.items():
         if key in ("overhead", "coverage"):
             continue
-        ratio = "{:.3f} ({:.3f}–{:.3f})".format(*one["ratio"])
+        ratios = ["{:.3f} ({:.3f}–{:.3f})".format(*one[kind]) for kind in ("ratio", "bare")]
         medians = [f"{np.median(one[side]) / 1e6:.4f}" for side in ("ours_ns", "theirs_ns")]
-        table.add_row(key, *medians, ratio, one["peer"])
+        table.add_row(key, *medians, *ratios, one["peer"])
     console.print(table)
     table = Table("interval of", "launches", "covered", "level it claims")
     for row in found["coverage"]:

@@ -18,7 +18,9 @@ from onnx import TensorProto, helper
 
 from targets import npz
 from targets.backends.cpu import Cpu
-from targets.base import NoDeviceError, TargetError
+from targets.backends.jetson import Jetson
+from targets.backends.mobile import Mobile
+from targets.base import NoDeviceError, Target, TargetError
 from targets.client import AgentProcess, start
 from targets.plugins import spec
 
@@ -86,6 +88,21 @@ def test_garbage_gets_an_error_each_and_the_agent_goes_on() -> None:
         assert "not a target installed here" in ask(process, other)["error"]["message"]
         assert ask(process, b'{"id": "a", "do": "quit"}\n') == {"id": "a", "ok": None}
         assert process.wait(timeout=LIMIT_S) == 0
+
+
+def test_answers_nobody_waits_for_are_passed_over_errors_too(agent: AgentProcess) -> None:
+    agent.tell("usage")
+    agent.tell("nonsense")
+    agent.tell("cores", count=1)
+    assert list(agent.call("versions", LIMIT_S, **spec(Cpu()))) == ["openvino"]
+    with pytest.raises(TargetError, match="no artifact is loaded"):
+        agent.call("block", LIMIT_S, calls=1)
+
+
+@pytest.mark.parametrize("target", [Cpu(), Mobile(), Jetson()], ids=lambda t: t.name())
+def test_a_runtime_can_be_imported_ahead_and_may_be_missing(agent: AgentProcess, target: Target) -> None:
+    agent.tell("prepare", **spec(target))
+    agent.call("usage", LIMIT_S)
 
 
 def test_the_agent_dies_when_its_input_closes() -> None:

@@ -102,6 +102,30 @@ def test_both_orders_of_a_round_occur() -> None:
     assert {tuple(order[i : i + 2]) for i in range(0, len(order), 2)} == {(0, 1), (1, 0)}
 
 
+def test_all_who_are_timed_get_the_same_orders() -> None:
+    device = Scripted()
+    device.race(TIMING, "a", "b", "c")
+    told = {agent: [do for number, do, _ in device.orders if number == agent] for agent in range(1, 10)}
+    until = {agent: tuple(orders[: orders.index("kernels")]) for agent, orders in told.items()}
+    assert {until[agent] for agent in (1, 2, 3)} == {until[1]}
+    assert {"usage", "cores", "load", "warm", "state", "block"} == set(until[1])
+
+
+def test_who_is_started_first_changes_from_launch_to_launch() -> None:
+    device = Scripted()
+    found = device.race(Timing(samples=60, rounds=12, launches=12, max_s=30.0, precision=0.0), "a", "b")
+    loaded = [order["built"][-1] for _, do, order in device.orders if do == "load"]
+    assert {tuple(loaded[i : i + 2]) for i in range(0, len(loaded), 2)} == {("a", "b"), ("b", "a")}
+    assert list(found) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("cold", "prepared"), [(True, {3, 4, 5, 6}), (False, {1, 2, 3, 4, 5, 6})])
+def test_runtimes_are_imported_at_once_but_where_a_cold_start_is_timed(cold: bool, prepared: set[int]) -> None:
+    device = Scripted()
+    device.race(Timing(samples=60, rounds=6, launches=3, max_s=30.0, precision=0.0, cold=cold), "a", "b")
+    assert {agent for agent, do, _ in device.orders if do == "prepare"} == prepared
+
+
 def test_a_disturbed_launch_is_replaced_and_counted() -> None:
     device = Scripted(foreign=lambda launch: 0.5 if launch == 2 else 0.0)
     found = device.race(TIMING)["a"]

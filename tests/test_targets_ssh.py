@@ -96,6 +96,13 @@ def test_measure_has_the_rounds_of_every_launch(device: Ssh, feeds: Path, tmp_pa
         assert one.memory_peak_bytes > 10e6
 
 
+def test_answers_nobody_waits_for_are_passed_over(device: Ssh) -> None:
+    with device.agent(Cpu()) as agent:
+        agent.tell("usage")
+        agent.tell("nonsense")
+        assert agent.call("cores", 60, count=1)
+
+
 def test_an_opened_artifact_takes_batches_as_they_come(device: Ssh, tmp_path: Path) -> None:
     folder = built(device, Mobile(), tmp_path)
     with device.opened(Mobile(), folder) as run:
