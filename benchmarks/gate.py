@@ -5,7 +5,7 @@
 A trial measures a model of about 1 ms against one with 0, 2, 5 or 10% more layers of the same size: real work.
 Conditions: quiet; one busy core; bursts; drift (benchmarks/gate_load.py). The gate measures as `edgesmith check`
 does, with 13 s a trial at most. The peers' calls are measured in the same trial, one artifact after the other: "compare
-the means of 20 runs with 5% margin", and the test of Mann and Whitney on 200 calls of each at 1%.
+the means of 20 runs with 5% margin", and the test of Mann and Whitney on 100 calls of each at 1%.
 
 One line of JSON per trial, so it goes on where it was ended. Then trials are drawn anew from what was recorded:
 stretches of successive launches, and of them stretches of successive rounds.

@@ -11,11 +11,11 @@ from benchmarks.gate_load import CONDITIONS
 from benchmarks.gate_models import SLOWDOWNS
 from benchmarks.gate_trial import GATE, gate_says, mann_whitney_says, means_say
 from pipeline.gate.remeasure import FIRST
-from targets.intervals import round_log_ratios
+from targets.intervals import MEDIAN, log_ratio
 from targets.stats import wilson
 
 Rows = Sequence[Mapping[str, Any]]
-Array = NDArray[np.float64]
+Pair = tuple[Sequence[Any], Sequence[Any]]  # the blocks of a launch: the baseline's, the run's
 
 HEADER = (
     "condition",
@@ -44,7 +44,7 @@ def table(rows: Rows) -> str:
     """What each way said of the real trials, as Markdown."""
     lines = [_line(HEADER), _line(("---",) * len(HEADER))]
     for (condition, slowdown), of in cells(rows).items():
-        said = [gate_says([np.median(ratios) for ratios in launches]) for launches in ratios_of(of)]
+        said = [gate_says(log_ratios) for log_ratios in log_ratios_of(of)]
         lines.append(
             _line(
                 (
@@ -65,12 +65,12 @@ def table(rows: Rows) -> str:
 
 def true_ratio(rows: Rows) -> float:
     """The ratio of p50 by all launches of all trials."""
-    return float(np.exp(np.median([np.median(ratios) for launches in ratios_of(rows) for ratios in launches])))
+    return float(np.exp(np.median([log for logs in log_ratios_of(rows) for log in logs])))
 
 
-def ratios_of(rows: Rows) -> list[list[Array]]:
-    """Of each trial and launch, the log ratios of its pairs of blocks."""
-    return [[round_log_ratios(run, baseline) for baseline, run in row["launches"]] for row in rows]
+def log_ratios_of(rows: Rows) -> list[list[float]]:
+    """Of each trial, the log ratio of each launch."""
+    return [[log_ratio(run, baseline, MEDIAN) for baseline, run in row["launches"]] for row in rows]
 
 
 def resampled_table(rows: Rows, trials: int) -> str:
@@ -78,7 +78,8 @@ def resampled_table(rows: Rows, trials: int) -> str:
     header = (*HEADER[:2], "drawn", *HEADER[3:7])
     lines = ["Drawn anew from what was recorded:", "", _line(header), _line(("---",) * len(header))]
     for (condition, slowdown), of in cells(rows).items():
-        rng, recorded = np.random.default_rng(0), ratios_of(of)
+        rng = np.random.default_rng(0)
+        recorded = [[(_arrays(a), _arrays(b)) for a, b in row["launches"]] for row in of]
         said = [gate_says_of_drawn(recorded, rng) for _ in range(trials)]
         peers = [_drawn_calls(of[int(rng.integers(len(of)))]["sequential"], rng) for _ in range(trials)]
         shares = (
@@ -91,19 +92,24 @@ def resampled_table(rows: Rows, trials: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def gate_says_of_drawn(recorded: Sequence[Sequence[Array]], rng: np.random.Generator) -> str:
+def gate_says_of_drawn(recorded: Sequence[Sequence[Pair]], rng: np.random.Generator) -> str:
     """Add drawn launches as the gate does: look after each from the fourth on, stop once it is decided."""
     most = min(GATE.launches, max(map(len, recorded)))
     logs: list[float] = []
     while True:
         launches = recorded[int(rng.integers(len(recorded)))]
         start = int(rng.integers(max(1, len(launches) - STRETCH + 1)))
-        for ratios in launches[start : start + STRETCH]:
-            logs.append(float(np.median(ratios[_stretches(len(ratios), PIECE, rng)])))
+        for baseline, run in launches[start : start + STRETCH]:
+            rounds = _stretches(len(run), PIECE, rng)
+            logs.append(log_ratio([run[i] for i in rounds], [baseline[i] for i in rounds], MEDIAN))
             if len(logs) >= min(FIRST, most):
                 said = gate_says(logs)
                 if said != "cannot tell" or len(logs) >= most:
                     return said
+
+
+def _arrays(blocks: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
+    return [np.asarray(block, np.float64) for block in blocks]
 
 
 def _drawn_calls(calls: Sequence[Sequence[int]], rng: np.random.Generator) -> list[Any]:

@@ -31,7 +31,6 @@ import numpy as np
 from targets import depot, npz, plugins, timing, usage
 from targets.base import NoDeviceError, Profiled, Streaming, TargetError
 from targets.board.orders import orders as board_orders
-from targets.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,7 +51,7 @@ class Agent:
         self._feeds: Tensors = {}
         self.orders: Dict[str, Callable[[Order], Any]] = {
             "versions": lambda order: _target(order).versions(),
-            "fingerprint": lambda order: asdict(fingerprint(_target(order))),
+            "fingerprint": _fingerprint,
             "runs_here": lambda order: _target(order).runs_here(),
             "prepare": lambda order: _target(order).prepare(),
             "build": self._build,
@@ -212,6 +211,12 @@ def _parse(line: bytes, orders: Mapping[str, Any]) -> Dict[str, Any]:
 
 def _target(order: Order) -> Target:
     return plugins.from_spec(order["target"], order.get("options", {}))
+
+
+def _fingerprint(order: Order) -> Dict[str, Any]:
+    from targets.fingerprint import fingerprint  # its modules take a tenth of an agent's start, and few need them
+
+    return asdict(fingerprint(_target(order)))
 
 
 def _batch(run: Runner) -> int:
