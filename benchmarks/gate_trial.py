@@ -20,7 +20,7 @@ from targets.backends.cpu import Cpu
 from targets.devices.base import Timing
 from targets.devices.local import Local
 
-GATE = Gate(max_s=13.3, launches=10)  # as `edgesmith check` has it, but for the time: a trial takes 15 s at most
+GATE = Gate(max_s=13.3, launches=10)  # as `edgesmith check` has it, but for time and launches: about 15 s a trial
 SEQUENTIAL = 100  # calls of each, one after the other, for the peers
 TIMEOUT_S = 60.0
 

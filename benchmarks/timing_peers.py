@@ -95,13 +95,16 @@ def benchmark_app(target: Target, built: Path, core: int) -> Medians:
         samples: list[list[int]] = []
         without: list[list[int]] = []
         turn = max(1, round(SLICE_S * 1e9 / median_ns))
-        while theirs.poll() is None:
-            os.kill(theirs.pid, signal.SIGSTOP)
-            samples.append(ours.call("block", LIMIT_S, calls=turn)["samples_ns"])
-            without.append(bare(turn))
-            os.kill(theirs.pid, signal.SIGCONT)
-            time.sleep(SLICE_S)
-        printed = theirs.communicate()[0]
+        try:
+            while theirs.poll() is None:
+                os.kill(theirs.pid, signal.SIGSTOP)
+                samples.append(ours.call("block", LIMIT_S, calls=turn)["samples_ns"])
+                without.append(bare(turn))
+                os.kill(theirs.pid, signal.SIGCONT)
+                time.sleep(SLICE_S)
+            printed = theirs.communicate()[0]
+        finally:
+            theirs.kill()  # it may be stopped
     said = MEDIAN.search(printed)
     if said is None:
         raise RuntimeError(f"benchmark_app names no median: {printed[-500:]}")

@@ -114,10 +114,11 @@ def _measurement(runs: Sequence[Run], timing: Timing, shared: Tuple[str, ...], r
 
 
 class Clock:
-    """The time limit of one launch."""
+    """The time limit of one launch: calls are planned by `max_s`, and go on for `patience` times that."""
 
-    def __init__(self, max_s: float) -> None:
-        self._deadline_s = time.monotonic() + max_s
+    def __init__(self, max_s: float, patience: float = 1.0) -> None:
+        self._planned_s = time.monotonic() + max_s
+        self._deadline_s = time.monotonic() + max_s * patience
 
     def calls_per_block(self, timing: Timing, medians_ns: Sequence[int]) -> int:
         """Return calls per artifact and round: enough for `timing.samples`, fewer if time would run out.
@@ -126,10 +127,10 @@ class Clock:
         """
         mean_ns = max(1.0, sum(medians_ns) / len(medians_ns))
         wanted = max(ceil(timing.samples / timing.rounds), ceil(timing.block_s * 1e9 / mean_ns))
-        left_ns = (self._deadline_s - time.monotonic()) * 1e9
+        left_ns = (self._planned_s - time.monotonic()) * 1e9
         affordable = int(left_ns / timing.rounds / max(1, sum(medians_ns)))
         return max(1, min(wanted, affordable))
 
     def over(self) -> bool:
-        """Whether the limit has passed."""
+        """Whether the limit has passed, patience included."""
         return time.monotonic() > self._deadline_s

@@ -148,7 +148,10 @@ def _thinned(block: Block) -> Array:
 
 
 def _grouped(launches: Sequence[Launch]) -> List[Launch]:
-    """The units of launches whose rounds must stay together: launches, or stretches of rounds."""
+    """The units of launches whose rounds must stay together: launches, or stretches of rounds.
+
+    A stretch may hold the end of one launch and the start of the next, and all count them as neighbours.
+    """
     if len(launches) >= UNITS:
         return list(launches)
     rounds = [block for launch in launches for block in launch]

@@ -17,12 +17,11 @@ from targets.base import Layer, Target
 from targets.board.options import UNHELD, Board
 from targets.board.watch import Watch
 from targets.comparison import Clock, Lap, Run, known_to, measurements, shares
-from targets.devices.base import Agent, Measurement, Timing, asked, kernel
+from targets.devices.base import Agent, Measurement, Timing, kernel
 from targets.doubts import disturbances, unsteady
 from targets.plugins import spec
 
 EXTENDED = 2  # times the launches asked for are made at most, for the p50 to be known as asked
-ORDER = 1  # of the seed's streams: that of the contestants
 PROFILED = 20  # calls that the times of layers are medians of
 
 
@@ -43,8 +42,8 @@ class Race:
 
         A disturbed launch is replaced by a new one, whatever its times were, up to `timing.retries` times; and
         launches are added until every p50 is known to `timing.precision`, up to twice as many. Both only within
-        `timing.max_s`. A quarter of that at most goes into warming up. One process works at a time; the others
-        wait on their standard input.
+        `timing.max_s`. A quarter of that at most goes into warming up. While calls are timed, one process works
+        at a time; the others wait on their standard input.
         """
         start_s = time.monotonic()
         planned = shares(timing)
@@ -65,11 +64,12 @@ class Race:
     def _launch(self, timing: Timing, first: bool) -> Lap:
         """Run one set of processes; return what each did, and what disturbed them.
 
-        All get the same orders, in an order of their own: a process that alone had looked for quiet cores was
+        All get the same orders, and take turns in being the first: a process that alone had looked for quiet cores was
         1.3% slower than its twin ever after.
         """
         start_s = time.monotonic()
-        order = np.random.default_rng((timing.seed, ORDER)).permutation(list(self.built)).tolist()
+        turn = timing.seed % len(self.built)
+        order = [*list(self.built)[turn:], *list(self.built)[:turn]]
         with ExitStack() as stack:
             agents = {name: stack.enter_context(self.start(self.built[name][0])) for name in order}
             if not (first and timing.cold):
@@ -79,7 +79,7 @@ class Race:
             runs = {name: self._load(agents[name], *self.built[name], cores) for name in order}
             watch = Watch(agents, self.board, self.timeout_s)
             watch.cool(self.on_wait)
-            clock = Clock(timing.max_s)
+            clock = Clock(timing.max_s, timing.patience)
             for name, run in runs.items():
                 limit_s = timing.max_s / 4 / len(runs)
                 streams = _streams(self.built[name][0], timing)
@@ -100,7 +100,10 @@ class Race:
         needs = [getattr(target, "threads", 1) * _streams(target, timing) for target, _ in self.built.values()]
         for agent in agents.values():
             agent.call("usage", self.timeout_s)  # none is busy starting any more
-        found: List[int] = asked(agents.values(), "cores", self.timeout_s, count=max(needs))
+        *others, last = agents.values()
+        for agent in others:
+            agent.tell("cores", count=max(needs))
+        found: List[int] = last.call("cores", self.timeout_s, count=max(needs))
         return found
 
     def _load(self, agent: Agent, target: Target, built: str, cores: List[int]) -> Run:

@@ -18,7 +18,6 @@ from onnx import TensorProto, helper
 
 from targets import npz
 from targets.backends.cpu import Cpu
-from targets.backends.jetson import Jetson
 from targets.backends.mobile import Mobile
 from targets.base import NoDeviceError, Target, TargetError
 from targets.client import AgentProcess, start
@@ -99,10 +98,19 @@ def test_answers_nobody_waits_for_are_passed_over_errors_too(agent: AgentProcess
         agent.call("block", LIMIT_S, calls=1)
 
 
-@pytest.mark.parametrize("target", [Cpu(), Mobile(), Jetson()], ids=lambda t: t.name())
-def test_a_runtime_can_be_imported_ahead_and_may_be_missing(agent: AgentProcess, target: Target) -> None:
-    agent.tell("prepare", **spec(target))
-    agent.call("usage", LIMIT_S)
+@pytest.mark.parametrize(("target", "runtime"), [(Cpu(), "openvino"), (Mobile(), "onnxruntime")], ids=["cpu", "mobile"])
+def test_a_runtime_can_be_imported_ahead_and_its_absence_is_told_later(
+    target: Target, runtime: str, built: Path
+) -> None:
+    broken = f"import sys; sys.modules[{runtime!r}] = None; from targets.agent import main; main()"
+    with start([sys.executable, "-c", broken], ENVIRONMENT) as agent:
+        with pytest.raises(TargetError, match=f"import of {runtime} halted"):
+            agent.call("prepare", LIMIT_S, **spec(target))
+        agent.tell("prepare", **spec(target))
+        with pytest.raises(TargetError, match=runtime):
+            agent.call("load", LIMIT_S, **spec(target), built=str(built))
+    with start(COMMAND, ENVIRONMENT) as agent:
+        assert agent.call("prepare", LIMIT_S, **spec(target)) is None
 
 
 def test_the_agent_dies_when_its_input_closes() -> None:

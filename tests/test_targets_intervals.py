@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from targets.intervals import effective_samples, half_width, log_ratios, quantile_of, ratio
+from targets.intervals import effective_samples, half_width, log_ratio, log_ratios, quantile_of, ratio
 from targets.stats import quantile
 
 Times = NDArray[np.float64]  # (launches, rounds, calls)
@@ -162,6 +162,19 @@ def test_what_hits_both_sides_of_a_round_leaves_the_ratio_alone() -> None:
     found = ratio([[2 * f * base for f in launch] for launch in load], [[f * base for f in launch] for launch in load])
     assert found.low == pytest.approx(2)
     assert found.high == pytest.approx(2)
+
+
+def test_the_p50_of_a_unit_is_the_median_over_neighbouring_calls() -> None:
+    a = [[1.0, 4.0], [16.0], [64.0]]
+    b = [[1.0], [2.0], [4.0]]
+    # 1/1, 4/1, 16/2, 64/4 in the same round; 1/2, 4/2, 16/1, 16/4, 64/2 in neighbours; not 1/4, 4/4, 64/1
+    assert exp(log_ratio(a, b, 0.5)) == pytest.approx(4.0)  # of 0.5 1 2 4 4 8 16 16 32; the rounds alone: 5.7
+
+
+def test_long_blocks_are_compared_by_as_much_as_short_ones() -> None:
+    random = np.random.default_rng(5)
+    a, b = random.lognormal(0.05, 0.1, (3, 5000)), random.lognormal(0, 0.1, (3, 5000))
+    assert log_ratio(a, b, 0.5) == pytest.approx(0.05, abs=0.005)
 
 
 def test_few_launches_are_cut_into_stretches_of_rounds() -> None:

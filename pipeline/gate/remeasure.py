@@ -26,7 +26,9 @@ FIRST = 4  # launches before the first look
 # Short blocks: what slows a moment then slows neighbouring blocks of both, and their ratio stays. On two shared
 # cores, the ratio of medians of as many calls varied by 0.7% in blocks of 5 ms, by 1.4% in blocks of 20 ms.
 BLOCK_S = 0.005
-PATIENCE = 3.0  # times its share of the limit that a launch may take
+# Times its share of the limit that a launch may take where the machine stalls: one that was cut short says little,
+# and counts as much as the others.
+PATIENCE = 3.0
 ROUNDS, CALLS = 24, 5  # pairs of blocks in a launch, and calls of one at least
 
 
@@ -73,14 +75,14 @@ def launches(rival: Rival, gate: Gate, on_launch: Callable[[], object] = lambda:
     """Measure both until every decisive latency is decided, `gate.launches` at most and for `gate.max_s`."""
     found: list[Launch] = []
     start_s = monotonic()
-    # More than its share: a launch cut short by a stall of the machine says little, and counts as much as the others.
-    limit_s = max(1.0, PATIENCE * gate.max_s / gate.launches)
+    limit_s = max(1.0, gate.max_s / gate.launches)
     while True:
         timing = Timing(
             samples=ROUNDS * CALLS,
             rounds=ROUNDS,
             launches=1,
             max_s=limit_s,
+            patience=min(PATIENCE, gate.launches / 2),  # two are made in any case
             seed=len(found),
             block_s=BLOCK_S,
             precision=0.0,  # how many launches there are is decided here

@@ -19,7 +19,8 @@ TEMPLATE = """\
 {% endfor %}
 Shipped: the result of **{{ report.shipped }}**, in `model/`. Accuracy is over the whole test set, run through the \
 artifact itself; the budget of {{ "%g" | format(report.budget.max_drop) }} points is decided on the validation split. \
-p50 and p90 are medians and 90th percentiles of single calls; × source is the ratio of medians from interleaved runs.
+p50 and p90 are medians and 90th percentiles of single calls; × source is the median ratio of neighbouring calls \
+from interleaved runs.
 
 {% for note in notes -%}
 - {{ note }}

@@ -10,7 +10,6 @@ from targets.board.energy import Energy
 from targets.board.options import Board
 from targets.board.seen import Seen
 from targets.board.state import State
-from targets.devices.base import asked
 
 if TYPE_CHECKING:
     from targets.devices.base import Agent
@@ -52,4 +51,7 @@ class Watch:
         return Energy.of(told) if told is not None else None
 
     def _look(self) -> State:
-        return State.of(asked(self._agents.values(), "state", self._timeout_s))
+        """Ask all of them, so that none is unlike the others; the last one's answer is the board's."""
+        for agent in self._agents.values():
+            told = agent.call("state", self._timeout_s)
+        return State.of(told)

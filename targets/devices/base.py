@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Mapping, Optional, Protocol, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Protocol, Tuple
 
 from targets.base import Kernel, Layer, Target, TargetError, precisions
 from targets.board.options import UNHELD, Board
@@ -67,6 +67,7 @@ class Timing:
     rounds: int = 24  # interleaved blocks they are spread over
     launches: int = 8  # sets of fresh processes that the rounds are spread over: their memory lies elsewhere
     max_s: float = 60.0  # time limit of one comparison; fewer samples then, and a warning
+    patience: float = 1.0  # times `max_s`, by which calls are planned, that rounds may go on if the machine stalls
     seed: int = 0  # order of artifacts within each round
     mode: str = "latency"  # or "throughput": the target's `streams` call at once
     precision: float = 0.01  # half the p50's interval, as a share of it: launches are added until it is met; 0: never
@@ -154,14 +155,6 @@ class Agent(Protocol):
 
     def tell(self, do: str, **arguments: Any) -> None:
         """Give an order and go on; what it yields, or raises, is not asked for. It names no files."""
-
-
-def asked(agents: Iterable[Agent], do: str, timeout_s: float, **arguments: Any) -> Any:
-    """Give all agents an order that one could answer, so that none is unlike the others; return one's answer."""
-    *others, last = agents
-    for agent in others:
-        agent.tell(do, **arguments)
-    return last.call(do, timeout_s, **arguments)
 
 
 class Device(ABC):

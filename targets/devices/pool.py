@@ -134,7 +134,13 @@ class Pool(Device):
         """Spread the sets of processes over the boards; what a dying board leaves is done again on another."""
         # Launches are as many as were asked for: that all of them together know too little, no board sees.
         parts = [
-            replace(share, launches=1, precision=0.0, retries=int(number < timing.retries))
+            replace(
+                share,
+                launches=1,
+                precision=0.0,
+                retries=int(number < timing.retries),
+                cold=timing.cold and not number,
+            )
             for number, share in enumerate(shares(timing))
         ]
         with ThreadPoolExecutor(self.boards) as threads:
