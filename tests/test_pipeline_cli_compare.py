@@ -38,7 +38,8 @@ def test_a_larger_model_is_slower_and_the_picture_shows_both(folder: Path) -> No
     assert [verdict["q"] for verdict in found["verdicts"]] == [0.5, 0.9, 0.99]
     assert found["verdicts"][0]["kind"] == "slower"
     assert found["verdicts"][0]["ratio"]["low"] > 1
-    assert len(found["a"]["measured"]["blocks_ns"]) == len(found["b"]["measured"]["blocks_ns"]) == 3
+    rounds = [len(found[side]["measured"]["blocks_ns"]) for side in "ab"]
+    assert rounds[0] == rounds[1] >= 3  # more, where a busy machine wants more launches
     drawn = ElementTree.parse(folder / "out" / "comparison.svg").getroot()  # noqa: S314 - our own file
     words = "".join(drawn.itertext())
     assert "large.onnx" in words
