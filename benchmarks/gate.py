@@ -8,7 +8,7 @@ does, with 13 s a trial at most. The peers' calls are measured in the same trial
 the means of 20 runs with 5% margin", and the test of Mann and Whitney on 100 calls of each at 1%.
 
 One line of JSON per trial, so it goes on where it was ended. Then trials are drawn anew from what was recorded:
-stretches of successive launches, and of them stretches of successive rounds.
+stretches of successive launches, and stretches of the peers' calls.
 """
 
 import argparse

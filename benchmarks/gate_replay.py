@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.gate_load import CONDITIONS
 from benchmarks.gate_models import SLOWDOWNS
@@ -15,7 +14,6 @@ from targets.intervals import MEDIAN, log_ratio
 from targets.stats import wilson
 
 Rows = Sequence[Mapping[str, Any]]
-Pair = tuple[Sequence[Any], Sequence[Any]]  # the blocks of a launch: the baseline's, the run's
 
 HEADER = (
     "condition",
@@ -29,7 +27,7 @@ HEADER = (
     "true ratio",
 )
 STRETCH = 2  # successive launches that are drawn together
-PIECE = 8  # successive rounds, or 20 calls of the peers', that are
+PIECE = 20  # successive calls of the peers' that are
 
 
 def cells(rows: Rows) -> dict[tuple[str, int], list[Mapping[str, Any]]]:
@@ -78,8 +76,7 @@ def resampled_table(rows: Rows, trials: int) -> str:
     header = (*HEADER[:2], "drawn", *HEADER[3:7])
     lines = ["Drawn anew from what was recorded:", "", _line(header), _line(("---",) * len(header))]
     for (condition, slowdown), of in cells(rows).items():
-        rng = np.random.default_rng(0)
-        recorded = [[(_arrays(a), _arrays(b)) for a, b in row["launches"]] for row in of]
+        rng, recorded = np.random.default_rng(0), log_ratios_of(of)
         said = [gate_says_of_drawn(recorded, rng) for _ in range(trials)]
         peers = [_drawn_calls(of[int(rng.integers(len(of)))]["sequential"], rng) for _ in range(trials)]
         shares = (
@@ -92,29 +89,27 @@ def resampled_table(rows: Rows, trials: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def gate_says_of_drawn(recorded: Sequence[Sequence[Pair]], rng: np.random.Generator) -> str:
-    """Add drawn launches as the gate does: look after each from the fourth on, stop once it is decided."""
+def gate_says_of_drawn(recorded: Sequence[Sequence[float]], rng: np.random.Generator) -> str:
+    """Add drawn launches as the gate does: look after each from the fourth on, stop once it is decided.
+
+    Launches are drawn whole. To draw their rounds anew too would add the rounds' noise a second time.
+    """
     most = min(GATE.launches, max(map(len, recorded)))
     logs: list[float] = []
     while True:
         launches = recorded[int(rng.integers(len(recorded)))]
         start = int(rng.integers(max(1, len(launches) - STRETCH + 1)))
-        for baseline, run in launches[start : start + STRETCH]:
-            rounds = _stretches(len(run), PIECE, rng)
-            logs.append(log_ratio([run[i] for i in rounds], [baseline[i] for i in rounds], MEDIAN))
+        for log in launches[start : start + STRETCH]:
+            logs.append(log)
             if len(logs) >= min(FIRST, most):
                 said = gate_says(logs)
                 if said != "cannot tell" or len(logs) >= most:
                     return said
 
 
-def _arrays(blocks: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
-    return [np.asarray(block, np.float64) for block in blocks]
-
-
 def _drawn_calls(calls: Sequence[Sequence[int]], rng: np.random.Generator) -> list[Any]:
     """A new series of each, from stretches of its own."""
-    return [[series[i] for i in _stretches(len(series), 20, rng)] for series in calls]
+    return [[series[i] for i in _stretches(len(series), PIECE, rng)] for series in calls]
 
 
 def _stretches(count: int, length: int, rng: np.random.Generator) -> list[int]:
