@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import signal
@@ -13,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any, Iterator, List, Mapping
 
 from targets.base import TargetError
-from targets.replies import answered, parsed
+from targets.replies import Orders, answered, parsed
 
 STDERR_TAIL = 2000
 POLL_S = 1.0
@@ -25,8 +24,7 @@ class AgentProcess:
     def __init__(self, process: subprocess.Popen[bytes], stderr: IO[bytes]) -> None:
         self._process, self._stderr = process, stderr
         self._pending = b""
-        self._orders = 0
-        self._untold = 0  # orders whose answers nobody waits for
+        self._orders = Orders()
 
     @property
     def pid(self) -> int:
@@ -41,21 +39,19 @@ class AgentProcess:
         """
         self._send(do, arguments)
         deadline_s = time.monotonic() + timeout_s
-        while self._untold:
+        while self._orders.unheard:
             self._line(do, deadline_s, timeout_s)
-            self._untold -= 1
-        return answered(parsed(self._line(do, deadline_s, timeout_s), do), self._orders, do)
+            self._orders.unheard -= 1
+        return answered(parsed(self._line(do, deadline_s, timeout_s), do), self._orders.last, do)
 
     def tell(self, do: str, **arguments: Any) -> None:
         """Give an order and go on; what it yields, or raises, is not asked for."""
         self._send(do, arguments)
-        self._untold += 1
+        self._orders.unheard += 1
 
     def _send(self, do: str, arguments: Mapping[str, Any]) -> None:
-        self._orders += 1
-        order = {"id": self._orders, "do": do, **arguments}
         try:
-            self._stdin.write(json.dumps(order).encode() + b"\n")
+            self._stdin.write(self._orders.line(do, arguments))
             self._stdin.flush()
         except BrokenPipeError:
             raise self._died(do) from None

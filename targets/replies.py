@@ -1,4 +1,4 @@
-"""What an agent answers, read the same way over a pipe and over ssh."""
+"""What an agent is told and answers, written and read the same way over a pipe and over ssh."""
 
 from __future__ import annotations
 
@@ -6,6 +6,18 @@ import json
 from typing import Any, Dict, Mapping
 
 from targets.base import NoDeviceError, TargetError
+
+
+class Orders:
+    """Numbers the orders of one agent, and counts those whose answers are still to be passed over."""
+
+    def __init__(self) -> None:
+        self.last, self.unheard = 0, 0
+
+    def line(self, do: str, arguments: Mapping[str, Any]) -> bytes:
+        """The next order as the agent reads it."""
+        self.last += 1
+        return json.dumps({"id": self.last, "do": do, **arguments}).encode() + b"\n"
 
 
 def answered(reply: Mapping[str, Any], order: int, do: str, who: str = "") -> Any:

@@ -182,3 +182,11 @@ def test_blocks_are_long_enough_and_within_the_limit() -> None:
     assert Clock(60).calls_per_block(timing, [10_000]) == 2000
     assert 70 <= Clock(60).calls_per_block(timing, [80_000_000]) <= 75
     assert Clock(0.001).calls_per_block(timing, [80_000_000]) == 1
+
+
+def test_patience_outlasts_a_stall_but_plans_no_more_calls() -> None:
+    timing = Timing(samples=1000, rounds=10)
+    hurried, patient = Clock(0.0), Clock(0.5, patience=100)
+    assert hurried.over()
+    assert not patient.over()
+    assert patient.calls_per_block(timing, [5_000_000]) <= 10

@@ -52,6 +52,5 @@ class Watch:
 
     def _look(self) -> State:
         """Ask all of them, so that none is unlike the others; the last one's answer is the board's."""
-        for agent in self._agents.values():
-            told = agent.call("state", self._timeout_s)
+        *_, told = [agent.call("state", self._timeout_s) for agent in self._agents.values()]
         return State.of(told)

@@ -16,7 +16,7 @@ from targets.devices._link import ANSWER_S, Link
 from targets.devices._trouble import drops, lost
 from targets.devices.base import DeviceLostError
 from targets.guard import BEAT
-from targets.replies import answered, parsed
+from targets.replies import Orders, answered, parsed
 
 START_S = 60.0  # for an interpreter to start, on a slow card
 END_S = 5.0
@@ -44,8 +44,7 @@ class RemoteProcess:
         self._process: Any = None
         self._pending = b""
         self._stderr: Deque[bytes] = deque(maxlen=STDERR_CHUNKS)
-        self._orders = 0
-        self._untold = 0  # orders whose answers nobody waits for
+        self._orders = Orders()
         self._ready: Mapping[str, Any] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -82,18 +81,16 @@ class RemoteProcess:
             raise DeviceLostError(f"{self._link.name}: {why}") from None
         except drops() as error:
             raise lost(self._link.name, f"it did {do}", error) from error
-        return answered(reply, self._orders, do, f"{self._link.name}: ")
+        return answered(reply, self._orders.last, do, f"{self._link.name}: ")
 
     async def tell(self, do: str, arguments: Mapping[str, Any]) -> None:
         """Give an order and go on; what it yields, or raises, is not asked for."""
         self._send(do, arguments)
-        self._untold += 1
+        self._orders.unheard += 1
 
     def _send(self, do: str, arguments: Mapping[str, Any]) -> None:
-        self._orders += 1
-        order = {"id": self._orders, "do": do, **arguments}
         try:
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.write(self._orders.line(do, arguments))
         except drops() as error:
             raise lost(self._link.name, f"it did {do}", error) from error
 
@@ -143,9 +140,9 @@ class RemoteProcess:
         raise TargetError(f"{self._link.name}: the login shell there prints without end: {line[:80]!r}")
 
     async def _reply(self, do: str) -> Dict[str, Any]:
-        while self._untold:
+        while self._orders.unheard:
             await self._line(do)
-            self._untold -= 1
+            self._orders.unheard -= 1
         return parsed(await self._line(do), do, f"{self._link.name}: ")
 
     async def _line(self, do: str) -> bytes:

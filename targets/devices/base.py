@@ -68,7 +68,7 @@ class Timing:
     launches: int = 8  # sets of fresh processes that the rounds are spread over: their memory lies elsewhere
     max_s: float = 60.0  # time limit of one comparison; fewer samples then, and a warning
     patience: float = 1.0  # times `max_s`, by which calls are planned, that rounds may go on if the machine stalls
-    seed: int = 0  # order of artifacts within each round
+    seed: int = 0  # order of artifacts, in starting and within each round
     mode: str = "latency"  # or "throughput": the target's `streams` call at once
     precision: float = 0.01  # half the p50's interval, as a share of it: launches are added until it is met; 0: never
     retries: int = 2  # launches that are timed again, in all, where something disturbed them
