@@ -29,7 +29,7 @@ from typing import IO, TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mappi
 import numpy as np
 
 from targets import depot, npz, plugins, timing, usage
-from targets.base import NoDeviceError, Profiled, Streaming, TargetError
+from targets.base import NoDeviceError, OwnClock, Profiled, Streaming, TargetError
 from targets.board.orders import orders as board_orders
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Agent:
             "kernels": lambda _: [asdict(kernel) for kernel in self._loaded().kernels()],
             "layers": self._layers,
             "cores": lambda order: usage.quietest(int(order["count"])),
-            "usage": lambda _: usage.usage(),
+            "usage": lambda _: usage.usage(children=isinstance(self._runner, OwnClock)),
             **depot.ORDERS,
             **board_orders(lambda: (self._loaded(), self._feeds)),
         }

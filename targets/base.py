@@ -133,10 +133,15 @@ class Profiled(Protocol):
 
 
 @runtime_checkable
+class Noted(Protocol):
+    """A runner of whose times the report must say something."""
+
+    notes: Tuple[str, ...]
+
+
+@runtime_checkable
 class OwnClock(Protocol):
     """A runner that only its runtime can time: calls from here would time something else, such as a process's start."""
-
-    notes: Tuple[str, ...]  # what the report must say of these times
 
     def block(self, feeds: Tensors, calls: int) -> List[int]:
         """Nanoseconds of each of `calls` calls, warmed up before."""

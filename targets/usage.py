@@ -17,31 +17,34 @@ TICKS_PER_S = 100  # USER_HZ, fixed by the kernel's interface
 LOOK_S = 0.1  # ten of the kernel's ticks
 
 
-def usage() -> Dict[str, Any]:
+def usage(children: bool = False) -> Dict[str, Any]:
     """All counters, as the order `usage` tells them; differences of two say what happened between.
 
     `busy_s`: core -> seconds that it worked since boot, for anyone; time stolen by the hypervisor included. Empty
-    where the system does not say. `throttled`: how often the cores slowed down for their heat.
+    where the system does not say. `throttled`: how often the cores slowed down for their heat. `children`: the model
+    runs in processes that this one starts, and the peak of memory is theirs.
     """
     return {
         "now_s": time.monotonic(),
         "cpu_s": time.process_time(),
-        "memory_peak_bytes": memory_peak_bytes(),
+        "memory_peak_bytes": memory_peak_bytes(children),
         "busy_s": {str(core): seconds for core, seconds in busy_s().items()},
         "cores": list(usable_cores()),
         "throttled": throttled(),
     }
 
 
-def memory_peak_bytes() -> int:
-    """Return the largest resident set this process has had."""
+def memory_peak_bytes(children: bool = False) -> int:
+    """Return the largest resident set this process has had, or any that it started and that has ended."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    if children:
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit
     # VmHWM belongs to this program; ru_maxrss starts from the parent's size across fork and exec.
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -349,6 +350,24 @@ def test_without_tensorrt_both_ways_to_get_it_are_named(tmp_path: Path) -> None:
         with pytest.raises(TargetError, match=r"\[rtx\].*\[tensorrt\]"):
             attempt()
     assert Jetson().versions() == {}
+
+
+def test_tensorrts_profiler_gives_every_layers_times_in_order() -> None:
+    class Profiler:  # in TensorRT's place, with nothing but what is used of it
+        begun = False
+
+        def __init__(self) -> None:
+            self.begun = True
+
+    context = SimpleNamespace(profiler=None)
+
+    def call() -> None:
+        assert context.profiler.begun
+        for name, ms in (("conv2", 0.5), ("conv1", 0.25)):
+            context.profiler.report_layer_time(name, ms)
+
+    found = _tensorrt.profiled(SimpleNamespace(IProfiler=Profiler), context, call, 3)
+    assert list(found.items()) == [("conv2", [0.5] * 3), ("conv1", [0.25] * 3)]
 
 
 def test_layers_are_read_from_what_the_builder_of_tensorrt_rtx_logs() -> None:

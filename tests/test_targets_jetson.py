@@ -12,7 +12,7 @@ import pytest
 
 from targets.backends import _caches
 from targets.backends.jetson import Jetson
-from targets.base import NoDeviceError, TargetError
+from targets.base import NoDeviceError, Noted, TargetError
 from targets.devices.base import Timing
 from targets.devices.local import Local
 from tests.trtexec_stand_in import asked, model, trtexec
@@ -79,10 +79,12 @@ def test_an_engine_is_loaded_timed_and_run_by_the_agent(version: str, board: Pat
     LOCAL.infer(Jetson(), out, tmp_path / "feeds.npz", tmp_path / "y.npz")
     with np.load(tmp_path / "y.npz") as found:
         np.testing.assert_array_equal(found["y"], np.maximum(x, 0))
-    timing = Timing(samples=9, rounds=3, launches=1, max_s=20)
+    timing = Timing(samples=9, rounds=3, launches=1, max_s=20, layers=True)
     one = LOCAL.measure({"a": (Jetson(), out)}, tmp_path / "feeds.npz", timing)["a"]
     assert {ns for block in one.blocks_ns for ns in block} == {1_250_000}
     assert any("trtexec's own clock" in warning for warning in one.warnings)
+    assert [layer.name for layer in one.layers] == ["conv4 + relu4"]
+    assert one.memory_peak_bytes > 150_000_000  # of the tool that holds the engine, not of the agent
     timed = [arguments for arguments in asked(board) if "--exportTimes=times.json" in arguments]
     pinned = {"--includeDataTransfers"} if version == "110200" else {"--useCudaGraph", "--useSpinWait"}
     assert all(pinned <= set(arguments) for arguments in timed)
@@ -105,6 +107,9 @@ def test_what_a_dla_cannot_run_is_listed(board: Path, tmp_path: Path) -> None:
     assert {"--useDLACore=1", "--allowGPUFallback", "--fp16", "--int8"} <= set(arguments)
     told = json.loads((out / "engine.json").read_text())
     assert (told["dla"], told["on_gpu"]) == (1, ["CONVOLUTION: conv4 + relu4"])
+    with Jetson(dla=1).open(out) as run:
+        assert isinstance(run, Noted)
+        assert run.notes[-1] == "the DLA cannot run 1 layers, which the GPU does: CONVOLUTION: conv4 + relu4"
 
 
 def test_a_version_without_a_dla_says_so(board: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What a process and its machine used, read from the kernel's own files."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,13 @@ def test_busy_time_counts_work_and_what_the_hypervisor_took(tmp_path: Path) -> N
     (tmp_path / "stat").write_text(STAT)
     assert usage.busy_s(tmp_path / "stat") == {0: 0.35, 1: 0.30}
     assert usage.busy_s(tmp_path / "none") == {}
+
+
+def test_the_peak_of_a_process_that_was_started_is_its_own() -> None:
+    before = usage.memory_peak_bytes()
+    subprocess.run([sys.executable, "-c", f"b'x' * {before + 50_000_000}"], check=True)
+    assert usage.memory_peak_bytes(children=True) > before + 50_000_000
+    assert usage.memory_peak_bytes() < before + 50_000_000
 
 
 def test_throttling_is_summed_over_the_cores(tmp_path: Path) -> None:

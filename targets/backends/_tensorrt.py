@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from targets.base import Kernel, TargetError, precisions
 
@@ -129,6 +129,24 @@ def check(onnx: Path) -> str:
 def layers(trt: Any, engine: Any) -> str:
     """Return the engine inspector's JSON: every layer, with its formats and types."""
     return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def profiled(trt: Any, context: Any, call: Callable[[], object], calls: int) -> Dict[str, List[float]]:
+    """Milliseconds of each layer in each of `calls` calls, in the order they run; `call` uses `context`."""
+    found: Dict[str, List[float]] = {}
+
+    def init(self: Any) -> None:
+        trt.IProfiler.__init__(self)
+
+    def report_layer_time(_: Any, layer_name: str, ms: float) -> None:
+        found.setdefault(layer_name, []).append(ms)
+
+    made = type("Profiler", (trt.IProfiler,), {"__init__": init, "report_layer_time": report_layer_time})
+    context.profiler = profiler = made()
+    for _ in range(calls):
+        call()
+    del profiler  # it had to outlive the calls
+    return found
 
 
 def logged(text: str) -> Dict[str, Any]:

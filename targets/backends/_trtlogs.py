@@ -1,7 +1,7 @@
 """What trtexec prints and exports, read back.
 
 Formats as in NVIDIA/TensorRT `samples/common/sampleReporting.cpp` of 8.2 to 10, and in public logs of 8.5, 8.6, 10.3,
-10.16 and 11.2 (tests/trtexec_logs.py).
+10.16 and 11.2 (tests/test_targets_jetson_logs.py).
 """
 
 from __future__ import annotations

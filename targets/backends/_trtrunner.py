@@ -9,7 +9,7 @@ import json
 import tempfile
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Dict, List, Mapping, Tuple
+from typing import TYPE_CHECKING, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
@@ -20,15 +20,15 @@ from targets.base import Kernel, Layer, TargetError, precisions
 if TYPE_CHECKING:
     from targets.base import Tensors
 
+CLOCK = "timed by trtexec's own clock: the copies and the GPU, without a call from Python"
 AGREES = 0.02  # of the exported times' median with the printed one: else one of them was misread
 
 
 class TrtexecRunner:
     """Loads nothing itself: every call starts trtexec, which loads the engine. Seconds, not milliseconds."""
 
-    notes: Tuple[str, ...] = ("timed by trtexec's own clock: the copies and the GPU, without a call from Python",)
-
-    def __init__(self, tool: Trtexec, built: Path) -> None:
+    def __init__(self, tool: Trtexec, built: Path, notes: Sequence[str] = ()) -> None:
+        self.notes: Tuple[str, ...] = (CLOCK, *notes)
         self._tool, self._built = tool, built
         self._engine = (built / "model.engine").resolve()
         with tempfile.TemporaryDirectory() as scratch:

@@ -8,7 +8,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Dict, Iterator, Mapping, Optional, Tuple, Union
+from typing import TYPE_CHECKING, ClassVar, Dict, Iterator, Mapping, Optional, Sequence, Tuple, Union
 
 from targets.backends import _bundle, _caches, _cuda, _engines, _tensorrt, _trtexec, _trtlogs
 from targets.backends._trtexec import Trtexec
@@ -78,10 +78,11 @@ class Jetson(Target):
             raise TargetError(
                 f"{built / ENGINE} was built with TensorRT {told['version']}, here is {_version(tool)}: build it again"
             )
+        notes = _off_the_dla(told["on_gpu"])
         if isinstance(tool, Trtexec):
-            yield TrtexecRunner(tool, built)
+            yield TrtexecRunner(tool, built, notes)
             return
-        runner = EngineRunner(tool.module, built / ENGINE)
+        runner = EngineRunner(tool.module, built / ENGINE, notes)
         try:
             yield runner
         finally:
@@ -180,6 +181,11 @@ def tool_here() -> Optional[Tool]:
         if api is not None:
             return api
     return _trtexec.find()
+
+
+def _off_the_dla(layers: Sequence[str]) -> Tuple[str, ...]:
+    """What the report says of layers that a DLA cannot run."""
+    return (f"the DLA cannot run {len(layers)} layers, which the GPU does: {'; '.join(layers)}",) if layers else ()
 
 
 def _version(tool: Tool) -> str:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Mapping, Optional, Tuple
 
-from targets.base import OwnClock
+from targets.base import Noted, OwnClock
 from targets.board.energy import measure
 from targets.board.holding import Holding
 from targets.board.state import read
@@ -38,7 +38,7 @@ def _energy(run: Runner, feeds: Tensors, order: Order) -> Optional[Dict[str, Any
 
 
 def _notes(run: Runner) -> Tuple[str, ...]:
-    return run.notes if isinstance(run, OwnClock) else ()
+    return run.notes if isinstance(run, Noted) else ()
 
 
 def _root(order: Order) -> Path:
