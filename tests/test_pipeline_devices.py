@@ -42,6 +42,9 @@ def test_local_and_urls_need_no_file() -> None:
     found = resolve("ssh://me@board:2222?python=python3.9")
     assert isinstance(found, Ssh)
     assert (found.name, found.address.python, found.address.port) == ("ssh://me@board:2222", "python3.9", 2222)
+    slow = resolve("ssh://me@board?timeout=7200")
+    assert isinstance(slow, Ssh)
+    assert (slow.timeout_s, found.timeout_s) == (7200.0, 3900.0)
 
 
 def test_names_and_pools_are_found_beside_the_recipe(home: Path) -> None:
@@ -113,6 +116,8 @@ def test_what_is_wrong_in_a_file_is_named(home: Path, text: str, says: str) -> N
         ("ssh://b?key", "options read key=value"),
         ("ssh://b?python=a;b", "may have letters"),
         ("ssh://b?folder=~/x", "leave out the ~/"),
+        ("ssh://b?timeout=0", "no number of seconds"),
+        ("ssh://b?timeout=1e3", "no number of seconds"),
     ],
 )
 def test_what_is_wrong_with_a_device_is_one_line(home: Path, spec: str, says: str) -> None:

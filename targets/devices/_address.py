@@ -21,8 +21,10 @@ URL = re.compile(
 )
 # No quotes, no spaces, nothing that a shell reads as more than itself; a leading ~ is the user's home there.
 PLAIN = re.compile(r"(?:~/)?[A-Za-z0-9_./+][A-Za-z0-9_./+@:,=-]*")
-FORM = "write ssh://[user@]host[:port][?key=…&python=…&known_hosts=…&folder=…]"
-OPTIONS = ("key", "known_hosts", "python", "folder")
+FORM = "write ssh://[user@]host[:port][?key=…&python=…&known_hosts=…&folder=…&timeout=…]"
+OPTIONS = ("key", "known_hosts", "python", "folder", "timeout")
+SECONDS = re.compile(r"[1-9][0-9]{0,5}")
+TIMEOUT_S = 3900.0  # longer than the hour that trtexec may take for a build
 MOST_OPTIONS = 8
 HIGHEST_PORT = 65535
 
@@ -38,6 +40,7 @@ class Address:
     known_hosts: Optional[str] = None  # file, here
     python: str = "python3"  # the interpreter there
     folder: str = ".cache/edgesmith"  # what is kept there, relative to the home
+    timeout_s: float = TIMEOUT_S  # of each order there
 
     @property
     def url(self) -> str:
@@ -67,7 +70,9 @@ def with_options(address: Address, options: Mapping[str, str]) -> Address:
             hint = f"did you mean {close[0]}? " if close else ""
             raise TargetError(f"{address.url}: no option {name!r:.50}: {hint}have {', '.join(OPTIONS)}")
         _check(address, name, value)
-    chosen: Dict[str, Any] = dict(options)
+    chosen: Dict[str, Any] = {name: value for name, value in options.items() if name != "timeout"}
+    if "timeout" in options:
+        chosen["timeout_s"] = float(options["timeout"])
     return replace(address, **chosen)
 
 
@@ -76,6 +81,9 @@ def _check(address: Address, name: str, value: str) -> None:
     if name in ("key", "known_hosts"):  # files here, opened and never handed to anything that parses
         if not value or not value.isprintable():
             raise TargetError(f"{where} is no file name")
+    elif name == "timeout":
+        if not SECONDS.fullmatch(value):
+            raise TargetError(f"{where} is no number of seconds, 1 to 999999")
     elif not PLAIN.fullmatch(value):
         raise TargetError(f"{where} may have letters, digits and _ . / + @ : , = - only, and not start with a dash")
     elif ".." in value.split("/"):

@@ -26,7 +26,7 @@ class Ssh(AgentDevice):
 
     address: Address
     name: str = ""
-    timeout_s: float = 1800.0
+    timeout_s: float = _address.TIMEOUT_S
     lease_s: float = LEASE_S  # an agent that has heard nothing for so long ends
     tell: Tell = SILENT
     board: Board = UNHELD
@@ -39,7 +39,8 @@ class Ssh(AgentDevice):
     @classmethod
     def at(cls, where: str, options: Mapping[str, str], name: str = "", tell: Tell = SILENT) -> Ssh:
         """The board at `ssh://[user@]host[:port][?…]`; `options` are those of a devices.yaml."""
-        return cls(_address.with_options(_address.parse(where), options), name, tell=tell)
+        address = _address.with_options(_address.parse(where), options)
+        return cls(address, name, address.timeout_s, tell=tell)
 
     @property
     def where(self) -> str:
