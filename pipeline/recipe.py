@@ -72,9 +72,10 @@ class TimingSection(_Section):
     mode: Annotated[
         Literal["latency", "throughput"], Field(description="throughput: the target's streams call at once")
     ] = "latency"
+    quantile: Annotated[float, Field(gt=0, lt=1, description="the one that precision is about: 0.5, 0.99 …")] = 0.5
     precision: Annotated[
         float,
-        Field(ge=0, description="half the interval of a p50, as a share of it, that launches are added for; 0: none"),
+        Field(ge=0, description="half that quantile's interval, as a share of it; launches are added for it; 0: none"),
     ] = 0.01
     retries: Annotated[int, Field(ge=0, description="disturbed launches that are timed again, in all")] = 2
     layers: Annotated[bool, Field(description="take the time of each layer too")] = True

@@ -11,7 +11,7 @@ from targets.base import Kernel, Layer
 from targets.board.seen import UNSEEN, Seen
 from targets.devices.base import Measurement, Timing
 from targets.doubts import about, between
-from targets.intervals import quantile_of
+from targets.intervals import uncertainty
 
 
 @dataclass
@@ -76,13 +76,9 @@ def shares(timing: Timing) -> List[Timing]:
     ]
 
 
-def known_to(laps: Sequence[Lap]) -> float:
-    """Half the interval of the p50, as a share of it, of the contestant that is known least."""
-    halves = []
-    for name in laps[0].runs:
-        found = quantile_of([lap.runs[name].blocks_ns for lap in laps], 0.5)
-        halves.append(max(found.high - found.value, found.value - found.low) / found.value)
-    return max(halves)
+def known_to(laps: Sequence[Lap], q: float) -> float:
+    """The uncertainty of the q-quantile of the contestant that is known least."""
+    return max(uncertainty([lap.runs[name].blocks_ns for lap in laps], q) for name in laps[0].runs)
 
 
 def measurements(laps: Sequence[Lap], timing: Timing, retried: int) -> Dict[str, Measurement]:

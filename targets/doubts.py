@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from statistics import mean
 from typing import TYPE_CHECKING, Any, List, Mapping, Sequence, Tuple
 
 from targets.changes import autocorrelation, likeliest
-from targets.intervals import quantile_of
+from targets.intervals import uncertainty
 from targets.stats import coefficient_of_variation, quantile
 
 if TYPE_CHECKING:
@@ -73,10 +74,11 @@ def about(found: Measurement, timing: Timing, steady: bool, clock_ns: int) -> Li
     if spread > UNSTABLE:
         said.append(f"unstable: the medians of the rounds vary by {spread:.0%} (standard deviation / mean)")
     said += _moving(medians, found.blocks_ns)
-    half = quantile_of(found.launches_ns, 0.5)
-    known = max(half.high - half.value, half.value - half.low) / half.value
+    known = uncertainty(found.launches_ns, timing.quantile)
     if timing.precision and known > timing.precision:
-        said.append(f"p50 is known to ±{known:.1%}, not to the ±{timing.precision:.1%} asked for")
+        name = f"p{100 * timing.quantile:g}"
+        how = f"is known to ±{known:.1%}" if isfinite(known) else "is not bounded at 95% by so few samples"
+        said.append(f"{name} {how}, not to the ±{timing.precision:.1%} asked for")
     return said
 
 

@@ -8,7 +8,7 @@ Here the processes ("launches") are the units; with fewer than three of them, st
 from __future__ import annotations
 
 from itertools import accumulate
-from math import ceil, exp, floor, log, sqrt
+from math import ceil, exp, floor, inf, log, sqrt
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, List, Sequence, Tuple, TypeVar
 
@@ -59,6 +59,14 @@ def quantile_of(launches: Sequence[Launch], q: float, level: float = 0.95) -> In
     last = n if none_above > tail else min(n, max(rank, round(high * (n + 1))))
     covered = 1 - max(tail, none_below) - max(tail, none_above)
     return Interval(value, float(ordered[first - 1]), float(ordered[last - 1]), max(0.0, covered))
+
+
+def uncertainty(launches: Sequence[Launch], q: float, level: float = 0.95) -> float:
+    """The longer half of a quantile's interval as a share of it; infinite where the samples are too few for `level`."""
+    found = quantile_of(launches, q, level)
+    if found.level < level - 1e-9:
+        return inf
+    return max(found.high - found.value, found.value - found.low) / found.value
 
 
 def effective_samples(units: Sequence[Array], value: float, q: float, level: float = 0.95) -> float:

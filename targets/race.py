@@ -41,9 +41,9 @@ class Race:
         """Time them; the rounds are spread over `timing.launches` sets of fresh processes, and more.
 
         A disturbed launch is replaced by a new one, whatever its times were, up to `timing.retries` times; and
-        launches are added until every p50 is known to `timing.precision`, up to twice as many. Both only within
-        `timing.max_s`. A quarter of that at most goes into warming up. While calls are timed, one process works
-        at a time; the others wait on their standard input.
+        launches are added until `timing.quantile` is known to `timing.precision`, up to twice as many. Both only
+        within `timing.max_s`. A quarter of that at most goes into warming up. While calls are timed, one process
+        works at a time; the others wait on their standard input.
         """
         start_s = time.monotonic()
         planned = shares(timing)
@@ -57,7 +57,7 @@ class Race:
                 continue
             laps.append(lap)
             wanting = timing.precision and len(laps) < EXTENDED * len(planned)
-            if not todo and time_left and wanting and known_to(laps) > timing.precision:
+            if not todo and time_left and wanting and known_to(laps, timing.quantile) > timing.precision:
                 todo.append(_again(planned[-1], len(laps)))
         return measurements(laps, timing, retried)
 

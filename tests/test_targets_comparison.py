@@ -85,9 +85,15 @@ def test_a_steady_run_raises_no_doubt() -> None:
 
 def test_each_doubt_is_named() -> None:
     doubtful = lap(blocks_ns=[(100,), (150,), (100,)], steady=False, clock_ns=50)
-    words = ("settled", "clock's step of 50 ns", "3 of 12 samples", "vary by 25%", "p50 is known to")
+    words = ("settled", "clock's step of 50 ns", "3 of 12 samples", "vary by 25%", "p50 is not bounded at 95%")
     assert all(word in said([doubtful], samples=12) for word in words)
-    assert "p50 is known" not in said([doubtful], samples=12, precision=0.0)
+    assert "p50 is" not in said([doubtful], samples=12, precision=0.0)
+
+
+@pytest.mark.parametrize("quantile", [-0.1, 0, 1, 50])
+def test_a_quantile_lies_between_0_and_1(quantile: float) -> None:
+    with pytest.raises(TargetError, match="quantile must lie between 0 and 1"):
+        Timing(quantile=quantile)
 
 
 def test_drift_is_told_from_noise() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -152,10 +152,20 @@ def test_launches_are_added_until_the_median_is_known() -> None:
     wild = Scripted(level=lambda launch: 1_000_000 + 50_000 * (launch % 3))
     found = wild.race(TIMING)["a"]
     assert wild.started == EXTENDED * 3
-    assert any("p50 is known to" in text for text in found.warnings)
+    assert any(text.startswith("p50 is") and text.endswith("asked for") for text in found.warnings)
     close = Scripted(level=lambda launch: 1_000_000 + 50_000 * (launch % 3))
     close.race(Timing(samples=60, rounds=6, launches=3, max_s=30.0, precision=0.0))
     assert close.started == 3
+
+
+def test_launches_are_added_for_the_quantile_that_is_asked_for() -> None:
+    started = {}
+    for q in (0.5, 0.99, 0.999):
+        device = Scripted()
+        warnings = device.race(replace(TIMING, quantile=q))["a"].warnings
+        started[q] = device.started
+    assert started[0.5] == 3 < started[0.99] < started[0.999] == EXTENDED * 3
+    assert warnings == ("p99.9 is not bounded at 95% by so few samples, not to the ±1.0% asked for",)
 
 
 def test_layers_are_taken_once() -> None:

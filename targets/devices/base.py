@@ -70,7 +70,8 @@ class Timing:
     patience: float = 1.0  # times `max_s`, by which calls are planned, that rounds may go on if the machine stalls
     seed: int = 0  # order of artifacts, in starting and within each round
     mode: str = "latency"  # or "throughput": the target's `streams` call at once
-    precision: float = 0.01  # half the p50's interval, as a share of it: launches are added until it is met; 0: never
+    quantile: float = 0.5  # the one that is to be known to `precision`
+    precision: float = 0.01  # half its interval, as a share of it: launches are added until it is met; 0: never
     retries: int = 2  # launches that are timed again, in all, where something disturbed them
     layers: bool = False  # take the time of each layer too
     cold: bool = True  # take the times of a cold start, of the first launch; without, runtimes are imported at once
@@ -79,6 +80,8 @@ class Timing:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise TargetError(f"timing: mode must be {' or '.join(MODES)}, got {self.mode!r}")
+        if not 0 < self.quantile < 1:
+            raise TargetError(f"timing: quantile must lie between 0 and 1, got {self.quantile}")
 
 
 @dataclass(frozen=True)
