@@ -11,11 +11,12 @@ import onnx
 from numpy.typing import NDArray
 
 from pipeline import manifest, revisions
-from pipeline.devices import Place, place
+from pipeline.devices import Place, as_measured
 from pipeline.errors import UserError
 from pipeline.exporting import Shape, shapes_of
 from pipeline.standalone import load
 from targets.base import Target, TargetError
+from targets.board.options import UNHELD, Board
 from targets.plugins import make
 
 DEFAULT = "cpu"
@@ -57,9 +58,10 @@ def contender(wanted: Wanted, stack: ExitStack, scratch: Path) -> Contender:
     if revisions.written(wanted.text):
         found = revisions.revision(wanted.text, Path.cwd())
         tree = stack.enter_context(revisions.checked_out(found))
-        return _deployed(wanted, revisions.deployed(tree, found.recipe, _options(wanted), scratch / "out"))
+        folder = revisions.deployed(tree, found.recipe, _options(wanted), scratch / "out")
+        return _deployed(wanted, folder, (tree / found.recipe).parent)
     if path.suffix in (".yaml", ".yml") and path.is_file():
-        return _deployed(wanted, revisions.deployed(Path.cwd(), path, _options(wanted), scratch / "out"))
+        return _deployed(wanted, revisions.deployed(Path.cwd(), path, _options(wanted), scratch / "out"), path.parent)
     if path.suffix == ".onnx":
         return _compiled(wanted, path, scratch)
     if not path.is_dir():
@@ -103,8 +105,8 @@ def _compiled(wanted: Wanted, path: Path, scratch: Path) -> Contender:
     return Contender(wanted.text, target, where, built, inputs)
 
 
-def _deployed(wanted: Wanted, folder: Path) -> Contender:
-    """A folder that deploy wrote, with the options it was built with."""
+def _deployed(wanted: Wanted, folder: Path, beside: Path = Path()) -> Contender:
+    """A folder that deploy wrote, with the options it was built with, on a device held as it was then."""
     told = manifest.read(folder)
     name = told.target_name
     inputs = {key: (shape, np.dtype(np.float32)) for key, shape in told.inputs.items()}
@@ -113,7 +115,7 @@ def _deployed(wanted: Wanted, folder: Path) -> Contender:
             f"{wanted.text} was built for {name}: leave out --target {wanted.target}, or give its .onnx file"
         )
     target = told.target()
-    return Contender(wanted.text, target, _place(wanted, target), folder / "model", inputs)
+    return Contender(wanted.text, target, _place(wanted, target, beside, told.board()), folder / "model", inputs)
 
 
 def _built(wanted: Wanted, folder: Path) -> Contender:
@@ -146,8 +148,8 @@ def _known(wanted: Wanted) -> dict[str, Any]:
     return {name: value for name, value in wanted.options.items() if hasattr(plain, name)}
 
 
-def _place(wanted: Wanted, target: Target) -> Place:
-    found = place(target, wanted.device)
+def _place(wanted: Wanted, target: Target, beside: Path = Path(), board: Board = UNHELD) -> Place:
+    found = as_measured(target, wanted.device, board, beside=beside)
     if found.why_not:
         raise UserError(f"{wanted.text}: {target.name()} cannot be timed here: {found.why_not}")
     return found

@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline import plugins
 from pipeline.device_files import Named, configured
 from pipeline.errors import UserError
-from targets.base import Target
+from targets.base import Target, TargetError
 from targets.board.options import UNHELD, Board
 from targets.devices.base import SILENT, Device, Fingerprint, Tell
 from targets.devices.pool import Pool
@@ -41,11 +41,24 @@ def place(target: Target, spec: str | None, tell: Tell = SILENT, beside: Path = 
             f"DEVICE={spec}: target {target.name()} is built on the board; use DEVICE=ssh://user@host, or DEVICE=none"
         )
     device = resolve(LOCAL if spec == NONE else spec, tell, beside)
-    device = device if board == UNHELD else device.on(board)
+    device = device if board == UNHELD or spec == NONE else device.on(board)
     machine = device.fingerprint(target)
     why_not = device.why_not(target) or ("no device" if spec == NONE else None)
     real = target.is_native(machine) and not machine.emulator
     return Place(device, machine, why_not, proxy=why_not is None and not real)
+
+
+def as_measured(target: Target, spec: str | None, board: Board, tell: Tell = SILENT, beside: Path = Path()) -> Place:
+    """As `place`, for a run whose device was held as `board` says.
+
+    Where no device is named and this machine cannot be held so, it is left as it is, and its fingerprint shows that.
+    """
+    try:
+        return place(target, spec, tell, beside, board)
+    except TargetError:
+        if spec is not None or not board.holds:
+            raise
+    return place(target, spec, tell, beside)
 
 
 def resolve(spec: str, tell: Tell = SILENT, beside: Path = Path()) -> Device:

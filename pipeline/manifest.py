@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from pipeline.board_section import BoardSection
 from pipeline.errors import UserError
 from pipeline.exporting import Shape
 from targets.base import Target, TargetError
+from targets.board.options import Board
 from targets.plugins import make
 
 FILE, SCHEMA = "manifest.json", "edgesmith.manifest/1"
@@ -51,6 +55,19 @@ class Manifest:
             return make(self.target_name, options)
         except TargetError as error:
             raise UserError(f"{self.path}: {error}") from error
+
+    @property
+    def mode(self) -> str:
+        """What was timed: "latency", or "throughput", with all streams busy."""
+        mode: str = self.told["recipe"].get("timing", {}).get("mode", "latency")
+        return mode
+
+    def board(self) -> Board:
+        """How the device was held still meanwhile. Raises UserError."""
+        try:
+            return Board(**BoardSection.model_validate(self.told["recipe"].get("board", {})).model_dump())
+        except (ValidationError, TargetError) as error:
+            raise UserError(f"{self.path}: recipe.board cannot be read: deploy again") from error
 
 
 def read(folder: Path) -> Manifest:

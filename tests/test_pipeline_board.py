@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.devices import place
+from pipeline.devices import as_measured, place
 from pipeline.errors import UserError
+from pipeline.manifest import Manifest
 from pipeline.recipe import load
 from pipeline.report.board import board_report
 from targets.backends.cpu import Cpu
@@ -39,6 +40,26 @@ def test_every_board_of_a_pool_is_held() -> None:
     pool = Pool("two", (Local(), Local())).on(board)
     assert [member.board for member in pool.members] == [board, board]
     assert pool.board == board
+
+
+@pytest.mark.skipif(any(Path("/").glob("sys/devices/system/cpu/cpu0/cpufreq")), reason="its clocks could be locked")
+def test_a_machine_that_nobody_named_is_left_as_it_is_where_it_cannot_be_held() -> None:
+    board = Board(lock_clocks=True, cool_below_c=60.0)
+    assert as_measured(Cpu(), None, board).device.board == UNHELD
+    with pytest.raises(TargetError, match="lock_clocks: neither"):
+        as_measured(Cpu(), "local", board)
+    cool = Board(cool_below_c=60.0)  # takes no rights
+    assert as_measured(Cpu(), None, cool).device.board == cool
+    assert place(Cpu(), "none", board=board).device.board == UNHELD  # nothing is timed
+
+
+def test_a_manifest_tells_how_the_board_was_held(tmp_path: Path) -> None:
+    wanted = Board("MAXN", True, 50.5, when_hot="fail")
+    assert Manifest(tmp_path, {"recipe": {"board": wanted.as_dict()}}).board() == wanted
+    assert Manifest(tmp_path, {"recipe": {}}).board() == UNHELD
+    for wrong in ({"power": 1}, {"when_hot": "panic"}, [], {"power_mode": " "}):
+        with pytest.raises(UserError, match=r"recipe\.board cannot be read"):
+            Manifest(tmp_path, {"recipe": {"board": wrong}}).board()
 
 
 @pytest.mark.skipif(any(Path("/").glob("sys/devices/system/cpu/cpu0/cpufreq")), reason="its clocks could be locked")

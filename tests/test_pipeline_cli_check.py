@@ -78,6 +78,45 @@ def test_a_run_from_elsewhere_is_refused_and_the_line_names_what_differs(copy: P
     assert anew.returncode == 1, anew.stderr
 
 
+def test_a_run_is_not_measured_anew_on_another_machine_unasked(copy: Path) -> None:
+    version = copy / ".edgesmith" / "baselines" / "main" / "versions" / "0001"
+    for folder in (copy / "more", version):
+        elsewhere(folder, governor="of a board")
+    check = ("check", "more", "--baseline", "main", "--no-history")
+    stored = run_cli(*check, cwd=copy, COLUMNS="400")
+    assert stored.returncode in (1, 3)
+    assert "(stored)" in stored.stdout
+    assert "this is not where the run was measured (governor: of a board → " in stored.stdout
+    assert "time baseline" not in stored.stderr
+    refused = run_cli(*check, "--remeasure", cwd=copy, COLUMNS="400")
+    assert refused.returncode == 3
+    assert "or --allow-fingerprint-change measures both anew, here" in refused.stdout
+    asked = run_cli(*check, "--remeasure", "--allow-fingerprint-change", cwd=copy)
+    assert asked.returncode == 1
+    assert "(interleaved)" in asked.stdout
+    for folder in (copy / "more", version):
+        elsewhere(folder, machine="riscv64")
+    other_kind = run_cli(*check, "--allow-fingerprint-change", "--remeasure", cwd=copy, COLUMNS="400")
+    assert other_kind.returncode == 3
+    assert "the run was measured on riscv64, and this is" in other_kind.stdout
+
+
+def test_runs_that_were_timed_for_something_else_do_not_compare(copy: Path) -> None:
+    edited(copy / "more", recipe={"name": "chain", "gate": GATE, "timing": {"mode": "throughput"}})
+    done = run_cli("check", "more", "--baseline", "main", cwd=copy)
+    assert done.returncode == 2
+    assert "was timed for throughput, the baseline main v1 for latency" in one_line(done.stderr)
+
+
+@pytest.mark.skipif(any(Path("/").glob("sys/devices/system/cpu/cpu0/cpufreq")), reason="its clocks could be locked")
+@pytest.mark.parametrize("verb", [("check", "more", "--baseline", "main", "--remeasure"), ("compare", "more", "base")])
+def test_a_device_that_cannot_be_held_as_it_was_is_one_line(copy: Path, verb: tuple[str, ...]) -> None:
+    edited(copy / "more", recipe={"name": "chain", "gate": GATE, "board": {"lock_clocks": True}})
+    done = run_cli(*verb, "--device", "local", cwd=copy)
+    assert done.returncode == 2
+    assert "lock_clocks: neither" in one_line(done.stderr)
+
+
 def test_sizes_are_judged_wherever_a_run_was_measured(copy: Path) -> None:
     elsewhere(copy / "more", governor="powersave")
     done = run_cli("check", "more", "--baseline", "main", "--tolerance", "size=1%", cwd=copy)

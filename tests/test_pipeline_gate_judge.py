@@ -52,10 +52,33 @@ def test_size_is_exact(run: int, outcome: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("run", "outcome"), [((100, 101), "pass"), ((120, 121), "regression"), ((101, 120), "cannot tell"), ((50,), "pass")]
+    ("run", "outcome"),
+    [
+        ((100, 101, 100, 99), "pass"),
+        ((120, 121, 120, 121), "regression"),
+        ((101, 120, 120, 120), "cannot tell"),  # not every one
+        ((120, 121), "cannot tell"),  # too few
+        ((50,), "pass"),
+    ],
 )
 def test_memory_is_worse_where_every_peak_is(run: tuple[int, ...], outcome: str) -> None:
-    assert judged_memory(Memory((99, 100), run), 5.0).outcome == outcome
+    found = judged_memory(Memory((99, 100, 100, 100), run), 5.0)
+    assert found.outcome == outcome
+    assert (found.detectable is None) == (len(run) < 4)
+
+
+def test_a_rise_in_memory_of_what_is_told_as_detectable_is_found() -> None:
+    peaks = (98_000, 99_000, 100_000, 101_000)
+    rise = 1 + (judged_memory(Memory(peaks, peaks), 5.0).detectable or 0) / 100
+    for factor, outcome in ((rise * 1.001, "regression"), (rise * 0.99, "cannot tell")):
+        run = tuple(round(peak * factor) for peak in peaks)
+        assert judged_memory(Memory(peaks, run), 5.0).outcome == outcome
+
+
+def test_one_peak_of_each_is_no_evidence() -> None:
+    found = judged_memory(Memory((100,), (200,)), 5.0)
+    assert found.outcome == "cannot tell"
+    assert "too few peaks (1)" in found.text
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,19 @@ def test_markdown_keeps_its_table_and_shows_no_html() -> None:
     assert not any("<script" in line for line in lines)
 
 
+def test_what_could_have_been_found_is_said_everywhere() -> None:
+    p50 = Judgement(metric="p50", outcome="regression", tolerance=2.0, detectable=3.25, text="+5.0%")
+    size = Judgement(metric="size", outcome="pass", tolerance=1.0, detectable=1.0, text="+0.00%")
+    found = check("regression", judgements=(p50, size))
+    wide, narrow = StringIO(), StringIO()
+    show(found, Console(file=wide, width=200))
+    show(found, Console(file=narrow, width=80))
+    assert "3.2%" in wide.getvalue()
+    assert "detectable 95 times of 100: p50 3.2%" in narrow.getvalue()
+    assert "+5.0%; detectable: 3.2%" in junit(found)
+    assert annotations(found)[0].endswith("+5.0%25; detectable: 3.2%25")
+
+
 @pytest.mark.parametrize("width", [60, 200])
 def test_the_terminal_shows_every_metric(width: int) -> None:
     out = StringIO()

@@ -1,5 +1,6 @@
 """Two artifacts measured anew: what is slower is found, what is the same is not, in real processes."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,18 @@ def test_six_times_the_work_is_a_regression_and_a_sixth_of_it_none(folders: tupl
     assert p50.change > 100
     assert decided(found, GATE)
     assert judged([type(launch)(launch.run, launch.baseline) for launch in found], GATE)[0].outcome == "pass"
+
+
+def test_what_was_timed_for_throughput_is_measured_with_all_streams(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", 10)
+    edited(folder, recipe={"timing": {"mode": "throughput"}}, target={"name": "cpu", **asdict(Cpu(streams=2))})
+    run = runs.load(folder)
+    short = Gate(p50=1000.0, launches=3, max_s=3.0)
+    found = remeasure(run, run, place(Cpu(), None), short, SILENT)
+    for measured in (found[0].baseline, found[0].run):
+        assert measured.mode == "throughput"
+        assert all(len(block) % 2 == 0 for block in measured.blocks_ns)  # as many calls of either stream
+        assert all(wall < sum(block) for wall, block in zip(measured.walls_ns, measured.blocks_ns, strict=True))
 
 
 def test_the_effort_ends_and_what_is_not_known_is_said(folders: tuple[Path, Path]) -> None:

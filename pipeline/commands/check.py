@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.commands import _baselines as options
-from pipeline.commands._options import device, place, progress
+from pipeline.commands._options import device, progress, telling
 
 if TYPE_CHECKING:
     from pipeline.gate.checking import Case, Terms
@@ -60,13 +60,15 @@ def command(run: Path, baseline: str, baselines: Path, **given: Any) -> int:
 
 
 def _case(run: "Run", store: Any, baseline: str, spec: str | None) -> "Case":
+    from pipeline.devices import as_measured
     from pipeline.gate import history
     from pipeline.gate.checking import Case
     from pipeline.now import now
 
     name, version = options.name_and_version(baseline)
     found = store.load(name, version)
-    return Case(run, found, place(run.manifest.target(), spec), history.read(store, name), now())
+    where = as_measured(run.manifest.target(), spec, run.manifest.board(), telling())
+    return Case(run, found, where, history.read(store, name), now())
 
 
 def _terms(run: "Run", given: dict[str, Any]) -> "Terms":

@@ -26,6 +26,7 @@ from targets.intervals import cut
 from targets.stats import quantile
 
 How = Literal["auto", "remeasure", "stored"]
+KIND = ("machine", "emulator")  # fields of a fingerprint by which devices are of one kind
 INTERLEAVED: Literal["interleaved"] = "interleaved"
 STORED: Literal["stored"] = "stored"
 REFUSED: Literal["refused"] = "refused"
@@ -67,10 +68,16 @@ def check(case: Case, terms: Terms, progress: Progress) -> tuple[Check, Past]:
 
     Raises UserError where the two have nothing to compare.
     """
-    if case.run.manifest.target_name != case.baseline.run.manifest.target_name:
+    now, before = case.run.manifest, case.baseline.run.manifest
+    if now.target_name != before.target_name:
         raise UserError(
-            f"{case.run.folder} was built for {case.run.manifest.target_name}, the baseline {case.baseline.title} for "
-            f"{case.baseline.run.manifest.target_name}: give the baseline of that target"
+            f"{case.run.folder} was built for {now.target_name}, the baseline {case.baseline.title} for "
+            f"{before.target_name}: give the baseline of that target"
+        )
+    if now.mode != before.mode:
+        raise UserError(
+            f"{case.run.folder} was timed for {now.mode}, the baseline {case.baseline.title} for {before.mode} "
+            "(timing.mode): save a new baseline"
         )
     timed = _timed(case, terms, progress)
     still = _still(case.run.row, case.baseline.run.row, terms.gate)
@@ -101,15 +108,41 @@ def _timed(case: Case, terms: Terms, progress: Progress) -> _Found:
     if changed and not terms.allow_fingerprint_change:
         why = f"the baseline was measured elsewhere ({'; '.join(changed)})"
         return _refused(terms.gate, f"{why}: --allow-fingerprint-change measures both anew, here")
+    why_not = _why_not_anew(case, terms)
     if changed or terms.how == "remeasure":
-        return _anew(case, terms, progress)
+        return _refused(terms.gate, why_not) if why_not else _anew(case, terms, progress)
     found = _from_stored(case, terms.gate)
-    untold = any(j.outcome == "cannot tell" and j.metric in terms.gate.decisive for j in found.judgements)
-    doubtful = untold or any(j.outcome == "regression" for j in found.judgements)
     # What today's machine does differently from that day's is no regression: only both anew can show one.
-    if doubtful and terms.how == "auto" and case.place.why_not is None:
-        return _anew(case, terms, progress)
-    return found
+    if terms.how == "stored" or not _doubtful(found.judgements, terms.gate):
+        return found
+    if why_not:
+        return replace(found, notes=(*found.notes, why_not))
+    return _anew(case, terms, progress)
+
+
+def _doubtful(judgements: Sequence[Judgement], gate: Gate) -> bool:
+    """Whether measuring anew could say more. Of memory a run stores one peak, which alone is never significant."""
+    asked = {*gate.decisive, "memory"}
+    return any(j.outcome == "regression" or (j.outcome == "cannot tell" and j.metric in asked) for j in judgements)
+
+
+def _why_not_anew(case: Case, terms: Terms) -> str | None:
+    """Why the two cannot be measured at this place, or may not without being asked to; None where they can."""
+    if case.place.why_not:
+        return f"neither can be measured here: {case.place.why_not}; name a --device that can"
+    if case.run.row.latency is None:  # nowhere yet, so nowhere else
+        return None
+    measured, here = case.run.manifest.device, asdict(case.place.fingerprint)
+    kinds = [" ".join(device.get(field) or "" for field in KIND).strip() for device in (measured, here)]
+    if kinds[0] != kinds[1]:
+        return f"the run was measured on {kinds[0]}, and this is {kinds[1]}: name its device with --device"
+    changed = differences(measured, here)
+    if changed and not terms.allow_fingerprint_change:
+        return (
+            f"this is not where the run was measured ({'; '.join(changed)}): name that device with --device, "
+            "or --allow-fingerprint-change measures both anew, here"
+        )
+    return None
 
 
 def _same_files(case: Case) -> bool:
@@ -128,8 +161,6 @@ def _refused(gate: Gate, why: str) -> _Found:
 
 
 def _anew(case: Case, terms: Terms, progress: Progress) -> _Found:
-    if case.place.why_not:
-        return _refused(terms.gate, f"neither can be measured here: {case.place.why_not}; name a --device that can")
     gate = terms.gate
     found = remeasure(case.baseline.run, case.run, case.place, gate, progress)
     judgements = judged(found, gate)

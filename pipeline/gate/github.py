@@ -7,7 +7,7 @@ def annotations(check: Check) -> list[str]:
     """Workflow commands: an error per regression, a warning per metric that cannot be told, a notice if all is well."""
     kinds = {"regression": "error", "cannot tell": "warning"}
     found = [
-        command(kinds[j.outcome], f"{j.metric}: {j.outcome}", f"{check.run} against {check.baseline}: {j.text}")
+        command(kinds[j.outcome], f"{j.metric}: {j.outcome}", f"{check.run} against {check.baseline}: {j.told}")
         for j in check.judgements
         if j.outcome in kinds
     ]

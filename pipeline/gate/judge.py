@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import log
+from math import comb, log
 from typing import Literal
 
 from pipeline.gate.evidence import Ratio, newcombe
@@ -11,6 +11,7 @@ from pipeline.gate.tolerances import LATENCIES, Gate
 from pipeline.report.schema import Proportion, StageReport
 
 UNTOLD: Literal["cannot tell"] = "cannot tell"
+BY_CHANCE = 1 / 40  # how often, at most, peaks of one artifact may part as a regression wants it: 2.5%, one side
 POWERED = 1 + 1.645 / 1.96  # half-widths of a 95% interval that a true change takes to show 95 times of 100
 
 
@@ -72,12 +73,21 @@ def judged_size(baseline: int, run: int, tolerance: float) -> Judgement:
 def judged_memory(memory: Memory, tolerance: float) -> Judgement:
     """Peak memory. Worse where even the least of the run's peaks is above the largest of the baseline's.
 
-    Peaks of one artifact differ by pages that the allocator and the loader happened to touch.
+    Peaks of one artifact differ by pages that the allocator and the loader happened to touch. That all of one lie
+    above all of the other is a test of ranks: of alike ones, four of each part so once in 70 times, three once in 20.
     """
     change = 100 * (max(memory.run) / max(memory.baseline) - 1)
     least = 100 * (min(memory.run) / max(memory.baseline) - 1)
     most = 100 * (max(memory.run) / min(memory.baseline) - 1)
-    outcome: Outcome = "regression" if least > tolerance else "pass" if change <= tolerance else UNTOLD
+    enough = 1 / comb(len(memory.run) + len(memory.baseline), len(memory.run)) <= BY_CHANCE
+    outcome: Outcome = UNTOLD if change > tolerance else "pass"
+    if enough and least > tolerance:
+        outcome = "regression"
+    spread = max(max(peaks) / min(peaks) for peaks in (memory.baseline, memory.run))
+    text = f"{change:+.1f}%"
+    if outcome == UNTOLD:
+        few = f"too few peaks ({len(memory.run)}) for chance to be ruled out"
+        text += f": the peaks vary from {least:+.1f} to {most:+.1f}%" if enough else f": {few}"
     return Judgement(
         metric="memory",
         outcome=outcome,
@@ -88,7 +98,8 @@ def judged_memory(memory: Memory, tolerance: float) -> Judgement:
         low=least,
         high=most,
         tolerance=tolerance,
-        text=f"{change:+.1f}%" + (f": the peaks vary from {least:+.1f} to {most:+.1f}%" if outcome == UNTOLD else ""),
+        detectable=100 * ((1 + tolerance / 100) * spread - 1) if enough else None,
+        text=text,
     )
 
 

@@ -32,9 +32,9 @@ def _case(suite: ElementTree.Element, check: Check, judgement: Judgement, undeci
     if judgement.outcome == "cannot tell":
         tag = "error" if undecided else "skipped"
     if tag is None:
-        ElementTree.SubElement(case, "system-out").text = _clean(judgement.text)
+        ElementTree.SubElement(case, "system-out").text = _clean(judgement.told)
     else:
-        told = ElementTree.SubElement(case, tag, {"message": _clean(f"{judgement.outcome}: {judgement.text}")})
+        told = ElementTree.SubElement(case, tag, {"message": _clean(f"{judgement.outcome}: {judgement.told}")})
         told.text = _clean("\n".join(check.notes)) or None
 
 

@@ -52,6 +52,7 @@ class Rival:
     built: Mapping[str, Contestant]  # BASELINE and RUN
     feeds: Path
     device: Device
+    mode: str = "latency"  # as Timing has it
 
 
 def remeasure(baseline: Run, run: Run, place: Place, gate: Gate, progress: Progress) -> tuple[Launch, ...]:
@@ -68,7 +69,7 @@ def remeasure(baseline: Run, run: Run, place: Place, gate: Gate, progress: Progr
         rng = np.random.default_rng(0)
         save(feeds, {name: rng.standard_normal(shape, np.float32) for name, shape in run.manifest.inputs.items()})
         with progress.bar("time baseline / run", gate.launches) as bar:
-            return launches(Rival(built, feeds, place.device), gate, bar.advance)
+            return launches(Rival(built, feeds, place.device, run.manifest.mode), gate, bar.advance)
 
 
 def launches(rival: Rival, gate: Gate, on_launch: Callable[[], object] = lambda: None) -> tuple[Launch, ...]:
@@ -84,6 +85,7 @@ def launches(rival: Rival, gate: Gate, on_launch: Callable[[], object] = lambda:
             max_s=limit_s,
             patience=min(PATIENCE, gate.launches / 2),  # two are made in any case
             seed=len(found),
+            mode=rival.mode,
             block_s=BLOCK_S,
             precision=0.0,  # how many launches there are is decided here
             retries=0,

@@ -31,6 +31,23 @@ class Judgement(_Model):
     ] = None
     text: str
 
+    @property
+    def unit_of_change(self) -> str:
+        """What `change`, `tolerance` and the like are in."""
+        return " points" if self.metric in ("accuracy", "int8") else "%"
+
+    @property
+    def reach(self) -> str:
+        """What this check could have found, in words; empty where it is exact, or not known."""
+        if self.detectable is None or self.detectable == self.tolerance:
+            return ""
+        return f"{self.detectable:.1f}{self.unit_of_change}"
+
+    @property
+    def told(self) -> str:
+        """The text, and what could have been found."""
+        return f"{self.text}; detectable: {self.reach}" if self.reach else self.text
+
 
 class Launch(_Model):
     """A pair of fresh processes, their blocks of calls interleaved, in ns."""

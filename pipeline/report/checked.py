@@ -9,7 +9,7 @@ from pipeline.report.table import size
 
 HEADER = ("metric", "baseline", "run", "change (95%)", "tolerance", "detectable", "outcome")
 ROOMY = 110  # columns of a terminal that fits all of it
-SPARED = frozenset({"baseline", "detectable"})  # what a narrow one does without
+SPARED = frozenset({"baseline", "detectable"})  # columns that a narrow one does without
 STYLES = {"pass": "green", "regression": "red", "cannot tell": "yellow", "not judged": "dim"}
 SAID = {
     "pass": "pass: no regression",
@@ -20,7 +20,7 @@ SAID = {
 
 def cells(judgement: Judgement) -> tuple[str, ...]:
     """A metric's figures as text, as wide as HEADER."""
-    unit = " points" if judgement.metric in ("accuracy", "int8") else "%"
+    unit = judgement.unit_of_change
     return (
         judgement.metric,
         _figure(judgement.baseline, judgement.unit),
@@ -48,6 +48,9 @@ def show(check: Check, console: Console) -> None:
         texts[-1].stylize(STYLES[judgement.outcome])
         shown.add_row(*(texts[i] for i in taken))
     console.print(shown)
+    reach = ", ".join(f"{j.metric} {j.reach}" for j in check.judgements if j.reach)
+    if reach and console.width < ROOMY:
+        console.print(Text(f"  detectable 95 times of 100: {reach}"))
     for note in check.notes:
         console.print(Text(f"  {note}", style="dim" if check.outcome == "pass" else "yellow"))
 
