@@ -55,7 +55,22 @@ def test_a_recipe_is_deployed_on_a_board_interrupted_there_and_goes_on(own_board
     assert all(row["latency"] for row in rows.values() if row["status"] == "ok")
     assert not any(row["proxy"] for row in rows.values())
     assert (project.parent / "artifacts/recipe/mobile/model/model.ort").is_file()
+    _checked_and_compared(project.parent, "artifacts/recipe/mobile", own_board.url())
     assert not own_board.agents()
+
+
+def _checked_and_compared(folder: Path, run: str, url: str) -> None:
+    """The same run passes its own gate, measured anew there, and is compared with itself there."""
+    assert run_cli("baseline", "save", run, "--name", "main", cwd=folder).returncode == 0
+    loose = [part for name in ("p50", "p90", "p99", "memory") for part in ("--tolerance", f"{name}=200%")]
+    check = ("check", run, "--baseline", "main", "--remeasure", "--max-s", 10, "--json", "check.json", *loose)
+    done = run_cli(*check, "--device", url, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(json.loads((folder / "check.json").read_text())["launches"]) >= 2
+    few = ("--samples", 50, "--rounds", 3, "--launches", 3, "--max-s", 10, "--json")
+    done = run_cli("compare", run, run, *few, "--device", url, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)
 
 
 def _wait_for_agents(board: Sshd, running: "subprocess.Popen[str]") -> None:
