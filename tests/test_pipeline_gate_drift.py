@@ -88,6 +88,9 @@ def test_what_was_accepted_is_the_new_start() -> None:
 def test_few_runs_are_not_judged() -> None:
     assert judged_drift(drift_of([]), 2.0).outcome == "not judged"
     assert judged_drift(drift_of([past(0, 1.0)]), 2.0).outcome == "not judged"
+    step = [past(i, value) for i, value in enumerate([1.0] * 8 + [1.5] * 8)]
+    assert judged_drift(drift_of(step[:13]), 2.0).outcome == "not judged"  # not "pass": too few to see even this
+    assert judged_drift(drift_of(step), 2.0).outcome == "regression"
 
 
 def test_only_what_compares_is_one_series() -> None:

@@ -1,10 +1,12 @@
 """Several boards as one device: they share the work, and one that dies is replaced by the others."""
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from test_targets_ssh_faults import amid, gone
 
 from targets.backends.mobile import Mobile
 from targets.base import Target, TargetError
-from targets.devices.base import SILENT, Device, DeviceLostError, Fingerprint, Tell, Timing
+from targets.devices.base import SILENT, Device, DeviceLostError, Fingerprint, Measurement, Tell, Timing
 from targets.devices.local import Local
 from targets.devices.pool import Pool
 from targets.devices.ssh import Ssh
@@ -110,6 +112,32 @@ class Other(Local):
 
     def fingerprint(self, target: Target) -> Fingerprint:
         return replace(super().fingerprint(target), cpu="another")
+
+
+@dataclass(frozen=True)
+class Busy(Local):
+    """This machine, which notes how many timings it does at once; or one that is gone."""
+
+    off: bool = False
+    under_way: list[int] = field(default_factory=list)
+    most: list[int] = field(default_factory=list)
+
+    def measure(self, *_: Any, **__: Any) -> dict[str, Measurement]:
+        if self.off:
+            raise DeviceLostError("gone")
+        self.under_way.append(1)
+        self.most.append(len(self.under_way))
+        time.sleep(0.05)
+        self.under_way.pop()
+        return {"a": Measurement(((1,),), (), 0.0, 0, (), rounds=(1,), walls_ns=(1,))}
+
+
+def test_no_board_times_two_things_at_once_when_another_is_gone(tmp_path: Path) -> None:
+    here = Busy(name="here")
+    pool = Pool("p", (Busy(name="there", off=True), here))
+    found = pool.measure({"a": (Mobile(), tmp_path)}, tmp_path / "feeds.npz", Timing(rounds=6, launches=6))["a"]
+    assert found.rounds == (1,) * 6
+    assert here.most == [1] * 6
 
 
 def test_boards_that_are_not_alike_are_refused_with_the_difference() -> None:

@@ -47,15 +47,17 @@ def command(run: Path, baseline: str, baselines: Path, **given: Any) -> int:
 
     if given["remeasure"] and given["stored"]:
         raise click.UsageError("--remeasure and --stored exclude each other")
+    if given["stored"] and given["allow_fingerprint_change"]:
+        raise click.UsageError("--stored measures nothing: --allow-fingerprint-change measures both anew")
     for path in (given["junit"], given["as_json"]):
         if path and not path.parent.is_dir():  # said now, not after a minute of measuring
             raise click.UsageError(f"{path}: there is no folder {path.parent}")
     loaded, store = load(run), Baselines(baselines)
     terms = _terms(loaded, given)
     found, past = check(_case(loaded, store, baseline, given["device"]), terms, progress())
+    _write(found, given["junit"], given["as_json"])  # first: a history that cannot be written loses nothing
     if given["history"]:
         history.append(store, found.baseline, past)
-    _write(found, given["junit"], given["as_json"])
     return found.exit_code
 
 

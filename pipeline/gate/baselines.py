@@ -64,7 +64,7 @@ class Baselines:
     def numbers(self, name: str) -> tuple[int, ...]:
         """The versions of a baseline, oldest first."""
         folder = self.folder(name) / "versions"
-        return tuple(sorted(int(p.name) for p in folder.glob("[0-9]*") if (p / FILE).is_file()))
+        return tuple(sorted(int(p.name) for p in folder.glob("[0-9]*") if p.name.isdecimal() and (p / FILE).is_file()))
 
     def folder(self, name: str) -> Path:
         """Where a baseline lies. Raises UserError for a name that is no plain one."""

@@ -82,7 +82,7 @@ def level_of(run: Run, latest: Baseline | None, history: Sequence[Past]) -> floa
     """The level of a run that becomes a version: as a check measured it; else by medians under one fingerprint."""
     if latest is None:
         return 1.0
-    checked = [past.level for past in history if past.run == run.digest and past.level is not None]
+    checked = [past.level for past in since_accepted(history) if past.run == run.digest and past.level is not None]
     if checked:
         return checked[-1]
     before, now = latest.run.row, run.row

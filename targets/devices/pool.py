@@ -35,28 +35,32 @@ class _Crew:
 
     def __init__(self, boards: Sequence[Device]) -> None:
         self._busy = dict.fromkeys(range(len(boards)), 0)
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self.last: Optional[DeviceLostError] = None
 
-    def take(self) -> Optional[int]:
-        """The least busy board, to be given back; None where all are gone."""
+    def take(self, alone: bool) -> Optional[int]:
+        """The least busy board, to be given back; `alone`: once one has no other work. None where all are gone."""
         with self._lock:
-            if not self._busy:
-                return None
-            found = min(self._busy, key=lambda i: self._busy[i])
-            self._busy[found] += 1
-            return found
+            while self._busy:
+                found = min(self._busy, key=lambda i: self._busy[i])
+                if not alone or not self._busy[found]:
+                    self._busy[found] += 1
+                    return found
+                self._lock.wait()
+            return None
 
     def give_back(self, board: int) -> None:
         """Say that a piece of work is over."""
         with self._lock:
             if board in self._busy:
                 self._busy[board] -= 1
+            self._lock.notify_all()
 
     def retire(self, board: int, error: DeviceLostError) -> bool:
         """Use a board no more; False where another thread has said so already."""
         with self._lock:
             self.last = error
+            self._lock.notify_all()
             return self._busy.pop(board, None) is not None
 
     def alive(self) -> List[int]:
@@ -145,15 +149,18 @@ class Pool(Device):
         ]
         with ThreadPoolExecutor(self.boards) as threads:
             measured = threads.map(
-                lambda part: self._on_one(lambda b: b.measure(built, feeds, part, on_round, on_wait)), parts
+                lambda part: self._on_one(lambda b: b.measure(built, feeds, part, on_round, on_wait), alone=True), parts
             )
             found = list(measured)
         return {name: joined([part[name] for part in found]) for name in built}
 
-    def _on_one(self, work: Callable[[Device], T]) -> T:
-        """Do a piece of work on a board; on another where that one dies. Raises DeviceLostError where none is left."""
+    def _on_one(self, work: Callable[[Device], T], alone: bool = False) -> T:
+        """Do a piece of work on a board; on another where that one dies. Raises DeviceLostError where none is left.
+
+        `alone`: on a board that does nothing else meanwhile, as a timing must be.
+        """
         while True:
-            board = self._crew.take()
+            board = self._crew.take(alone)
             if board is None:
                 raise DeviceLostError(f"pool {self.name}: no board is left; the last one: {self._crew.last}")
             try:
