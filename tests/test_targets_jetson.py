@@ -109,7 +109,7 @@ def test_what_a_dla_cannot_run_is_listed(board: Path, tmp_path: Path) -> None:
     assert (told["dla"], told["on_gpu"]) == (1, ["CONVOLUTION: conv4 + relu4"])
     with Jetson(dla=1).open(out) as run:
         assert isinstance(run, Noted)
-        assert run.notes[-1] == "the DLA cannot run 1 layers, which the GPU does: CONVOLUTION: conv4 + relu4"
+        assert run.notes[-1] == "the DLA leaves to the GPU what it cannot run: CONVOLUTION: conv4 + relu4"
 
 
 def test_a_version_without_a_dla_says_so(board: Path, tmp_path: Path) -> None:

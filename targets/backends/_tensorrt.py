@@ -12,9 +12,9 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
-from targets.base import Kernel, TargetError, precisions
+from targets.base import Kernel, Layer, TargetError, precisions
 
 # Import name -> the distributions it may come from. Without its metapackage, RTX imports as its bindings.
 MODULES = {
@@ -142,11 +142,17 @@ def profiled(trt: Any, context: Any, call: Callable[[], object], calls: int) -> 
         found.setdefault(layer_name, []).append(ms)
 
     made = type("Profiler", (trt.IProfiler,), {"__init__": init, "report_layer_time": report_layer_time})
-    context.profiler = profiler = made()
+    profiler = made()  # must outlive the calls
+    context.profiler = profiler
     for _ in range(calls):
         call()
-    del profiler  # it had to outlive the calls
     return found
+
+
+def timed(information: Mapping[str, Any], median_ms: Iterable[Tuple[str, float]]) -> Tuple[Layer, ...]:
+    """Layers with what the inspector's JSON says of them, from the median time of each by name."""
+    known = described(information)
+    return tuple(Layer(name, *known.get(name, ("", "", "")), round(ms * 1e6)) for name, ms in median_ms)
 
 
 def logged(text: str) -> Dict[str, Any]:

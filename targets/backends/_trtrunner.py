@@ -76,9 +76,8 @@ class TrtexecRunner:
             folder = Path(scratch)
             arguments = _trtexec.profile_arguments(self._tool, self._engine, calls)
             _trtexec.run(self._tool, [*arguments, "--exportProfile=profile.json"], folder)
-            timed = _trtlogs.profile(folder / "profile.json")
-        known = _tensorrt.described(self._information())
-        return tuple(Layer(one.name, *known.get(one.name, ("", "", "")), round(one.median_ms * 1e6)) for one in timed)
+            found = _trtlogs.profile(folder / "profile.json")
+        return _tensorrt.timed(self._information(), ((one.name, one.median_ms) for one in found))
 
     def kernels(self) -> Tuple[Kernel, ...]:
         """Compute layers, as the builder exported them."""

@@ -190,10 +190,7 @@ class EngineRunner:
             times_ms = _tensorrt.profiled(self._trt, self._context, lambda: self(feeds), calls)
         finally:
             self._context = context
-        known = _tensorrt.described(self._information())
-        return tuple(
-            Layer(name, *known.get(name, ("", "", "")), round(median(ms) * 1e6)) for name, ms in times_ms.items()
-        )
+        return _tensorrt.timed(self._information(), ((name, median(ms)) for name, ms in times_ms.items()))
 
     def kernels(self) -> Tuple[Kernel, ...]:
         """Compute layers, as the engine inspector says."""

@@ -185,7 +185,7 @@ def tool_here() -> Optional[Tool]:
 
 def _off_the_dla(layers: Sequence[str]) -> Tuple[str, ...]:
     """What the report says of layers that a DLA cannot run."""
-    return (f"the DLA cannot run {len(layers)} layers, which the GPU does: {'; '.join(layers)}",) if layers else ()
+    return (f"the DLA leaves to the GPU what it cannot run: {'; '.join(layers)}",) if layers else ()
 
 
 def _version(tool: Tool) -> str:
